@@ -1,0 +1,1 @@
+"""What each command does, reached by the cli as "module:function". Prints nothing: returns what to show."""

@@ -1,0 +1,1 @@
+"""Examples: reading, identity, image validation and trainer-ready exports."""

@@ -1,0 +1,1 @@
+"""Signals: one pass over examples and checkpoints, one file a signal family."""

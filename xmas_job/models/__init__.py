@@ -1,0 +1,1 @@
+"""Model adapters: loading, encoding and collating for any transformers LVLM."""

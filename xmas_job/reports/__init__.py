@@ -1,0 +1,1 @@
+"""Reports: numbers in, one static HTML page out."""

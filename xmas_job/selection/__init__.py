@@ -1,0 +1,1 @@
+"""Selection methods: one file each, arrays only; `contract` says what each must offer."""

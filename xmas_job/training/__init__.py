@@ -1,0 +1,1 @@
+"""Training: one supervised fine-tuning loop for proxy and target."""
