@@ -56,3 +56,9 @@ class NothingToDoError(XmasError):
     """There is nothing new to work on; launchers show it as skipped."""
 
     exit_code = 99
+
+
+def error_of(exit_code: int) -> type[XmasError]:
+    """The error class with this exit code, for a failure that another process reported."""
+    kinds = (UsageError, BadDataError, QualityGateError, TryAgainError, NothingToDoError)
+    return next((kind for kind in kinds if kind.exit_code == exit_code), XmasError)

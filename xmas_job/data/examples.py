@@ -6,14 +6,17 @@ Owns what an example is. Refuses to own where it came from (readers) and how it 
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from dataclasses import dataclass
+from json.encoder import encode_basestring as _json_string
 from typing import Literal
 
 Role = Literal["user", "assistant", "system"]
 Modality = Literal["image", "text"]
 
 IMAGE_PLACEHOLDER = "<image>"
+
+_CRLF = re.compile("\r+\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +47,41 @@ class Example:
 
 
 def normalise_text(text: str) -> str:
-    """The text as identity sees it: placeholders out, CRLF made LF, outer whitespace stripped."""
-    return text.replace(IMAGE_PLACEHOLDER, "").replace("\r\n", "\n").strip()
+    r"""The text as identity sees it: placeholders out, CRLF made LF, outer whitespace stripped.
+
+    Normalising twice changes nothing, so an exported example keeps its uid when it lands again: a placeholder
+    or a CRLF that only appears once the first is gone (`<ima<image>ge>`, `\r\r\n`) goes too.
+    """
+    while IMAGE_PLACEHOLDER in text:
+        text = text.replace(IMAGE_PLACEHOLDER, "")
+    if "\r" in text:
+        text = _CRLF.sub("\n", text)
+    return text.strip()
 
 
 def compute_uid(turns: tuple[Turn, ...], image_sha256: tuple[str, ...]) -> str:
     """First 32 hex digits of the sha256 of the canonical JSON of turns and image digests.
 
+    The canonical JSON is the UTF-8 of {"images": [sha256, ...], "turns": [[role, text, num_images], ...]} with
+    sorted keys and no spaces.
+
     Args:
         turns: normalised turns in order.
         image_sha256: hex sha256 of each image file's bytes, in the order the turns use them.
+
+    Raises:
+        UnicodeEncodeError: a text holds a lone surrogate, which has no UTF-8.
     """
-    identity = {
-        "turns": [[turn.role, turn.text, turn.num_images] for turn in turns],
-        "images": list(image_sha256),
-    }
-    canonical = json.dumps(identity, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:32]
+    images = '"' + '","'.join(image_sha256) + '"' if image_sha256 else ""
+    identity = f'{{"images":[{images}],"turns":{_canonical_turns(turns)}}}'
+    return hashlib.sha256(identity.encode()).hexdigest()[:32]
+
+
+def compute_text_sha256(turns: tuple[Turn, ...]) -> str:
+    """Hex sha256 of the canonical JSON of the turns alone: equal for the same words under other images."""
+    return hashlib.sha256(_canonical_turns(turns).encode()).hexdigest()
+
+
+def _canonical_turns(turns: tuple[Turn, ...]) -> str:
+    # Written by hand because json.dumps costs more than all the rest of reading a row; a test holds them equal.
+    return "[" + ",".join([f'["{turn.role}",{_json_string(turn.text)},{turn.num_images}]' for turn in turns]) + "]"

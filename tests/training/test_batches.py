@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.tiny_models import tiny_llava
+from tests.training.toy import image_example, load_image, mixed_pool, text_example
+from xmas_job.errors import BadDataError
+from xmas_job.training.batches import AnswerLoss, Collate, ExamplesInOrder
+
+
+def test_loss_is_the_summed_log_likelihood_of_the_next_answer_token_over_the_tokens_of_the_step():
+    probabilities = torch.tensor([[[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]], [[0.3, 0.7], [0.6, 0.4], [0.5, 0.5]]])
+    labels = torch.tensor([[-100, 1, 0], [-100, -100, 1]])
+    loss = AnswerLoss()
+    # Answer tokens: label 1 predicted at row 0 place 0 (0.5), label 0 at place 1 (0.9), label 1 at row 1 place 1 (0.4).
+    value = loss({"logits": probabilities.log()}, labels, num_items_in_batch=torch.tensor(6))
+    assert value.item() == pytest.approx(-(math.log(0.5) + math.log(0.9) + math.log(0.4)) / 6)
+    assert (loss.num_tokens, loss.num_unsupervised_examples) == (3, 0)
+
+
+def test_a_batch_without_any_answer_token_has_no_loss_and_no_gradient():
+    logits = torch.randn(2, 3, 5, requires_grad=True)
+    loss = AnswerLoss()
+    value = loss({"logits": logits}, torch.full((2, 3), -100), num_items_in_batch=torch.tensor(0))
+    value.backward()
+    assert value.item() == 0.0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+    assert (loss.num_tokens, loss.num_unsupervised_examples) == (0, 2)
+
+
+def test_examples_come_in_the_given_order_cut_to_the_maximum_length():
+    examples = mixed_pool(4)
+    feed = ExamplesInOrder(tiny_llava(), examples, [3, 0, 2, 0], load_image, max_length=25)
+    assert [feed[position].uid for position in range(len(feed))] == [examples[index].uid for index in (3, 0, 2, 0)]
+    assert max(len(feed[position].input_ids) for position in range(len(feed))) == 25
+
+
+def test_an_answer_anywhere_in_the_data_is_enough():
+    lvlm, examples = tiny_llava(), [image_example("red"), text_example()]
+    short = len(lvlm.encode(examples[1], []).input_ids)
+    ExamplesInOrder(lvlm, examples, [0, 1], load_image, max_length=short).require_an_answer()
+
+
+def test_data_without_any_answer_token_is_refused_with_its_size():
+    feed = ExamplesInOrder(tiny_llava(), mixed_pool(6), range(6), load_image, max_length=5)
+    with pytest.raises(BadDataError, match=r"None of the 6 examples .* max_length 5.* Raise max_length"):
+        feed.require_an_answer()
+
+
+def test_a_batch_carries_what_the_model_needs_and_no_cache():
+    lvlm = tiny_llava()
+    batch = Collate(lvlm)([lvlm.encode(image_example("red"), [load_image("red")]), lvlm.encode(text_example(), [])])
+    assert batch["labels"].shape == batch["input_ids"].shape
+    assert batch["pixel_values"].shape[0] == 1
+    assert batch["use_cache"] is False

@@ -1,0 +1,248 @@
+"""The command line: parses, calls, prints. The only place that prints; every command's work is reached by name."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from xmas_job import __version__
+from xmas_job.config import RunConfig, load_config
+from xmas_job.entrypoints import load_entrypoint
+from xmas_job.environment import Environment, load_environment
+from xmas_job.errors import TryAgainError, XmasError
+from xmas_job.logs import configure_logs
+from xmas_job.progress import StageBoard
+
+app = typer.Typer(
+    help="Which B of these N examples should the next vision-language fine-tune use?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+demo = typer.Typer(
+    help="A procedural pool and tiny models, to see the whole line run on a laptop.", no_args_is_help=True
+)
+app.add_typer(demo, name="demo")
+
+RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe (demo, ...) or the path of a YAML file.")]
+BudgetOption = Annotated[str | None, typer.Option("--budget", help="15%, 0.15 or 300. Default: the recipe's.")]
+MethodOption = Annotated[str | None, typer.Option("--method", help="xmas, random or full. Default: the recipe's.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="section.key=value, any setting of the recipe; repeatable.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Options of the command itself."""
+    if show_version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: RecipeOption,
+    budget: BudgetOption = None,
+    method: MethodOption = None,
+    settings: SetOption = None,
+    run_id: Annotated[str | None, typer.Option("--run-id", help="Start, or continue, the run of this id.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole line here: landed data to a published subset, a tuned target and a report.
+
+    Everything that is there already is reused; after an interruption, give the same command again.
+    """
+    config = _config(recipe, budget, method, settings)
+    work = load_entrypoint("xmas_job.commands.run:run_line")
+    environment = _environment()
+    if sys.stderr.isatty() and environment.log_format != "json":
+        with StageBoard() as board:
+            result = work(environment, config, run_id, board.show)
+    else:
+        result = work(environment, config, run_id, None)
+    _print_json(result) if as_json else _print_run(result)
+
+
+@app.command()
+def plan(
+    recipe: RecipeOption,
+    budget: BudgetOption = None,
+    method: MethodOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a run would reuse (HIT), finish (PARTIAL) and build (MISS; UNKNOWN until its inputs are built)."""
+    config = _config(recipe, budget, method, settings)
+    result = load_entrypoint("xmas_job.commands.plan:plan_run")(_environment(), config)
+    if as_json:
+        _print_json(result)
+        return
+    rows = [(stage["stage"], stage["state"], _progress(stage), stage["artifact"] or "") for stage in result["stages"]]
+    _print_table(("stage", "state", "", "artifact"), rows)
+
+
+@app.command()
+def resolve(
+    recipe: RecipeOption,
+    run_id: Annotated[str, typer.Option("--run-id", help="Id of the run to start.")],
+    budget: BudgetOption = None,
+    method: MethodOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Start a run for a launcher: fix versions and models by content, write run.json, print the stages as JSON."""
+    config = _config(recipe, budget, method, settings)
+    _print_json(load_entrypoint("xmas_job.commands.resolve:start")(_environment(), config, run_id))
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="A stage of the run, e.g. pool or extract:demo@v1.")],
+    run_id: Annotated[str, typer.Option("--run", help="Id of a started run.")],
+    partition: Annotated[
+        int | None,
+        typer.Option("--partition", min=0, help="Only this partition. Default: all that are free, then seal."),
+    ] = None,
+) -> None:
+    """Build or find one stage of a started run. Prints one JSON line; exit codes tell a launcher what to do."""
+    load_entrypoint("xmas_job.commands.process:exit_with_parent")()
+    work = load_entrypoint("xmas_job.commands.stage:run_stage")
+    try:
+        _print_json(work(_environment(), run_id, name, partition))
+    except (XmasError, OSError) as error:
+        expected = _expected(error)
+        _print_json({"error": expected.message, "remedy": expected.remedy, "exit_code": expected.exit_code})
+        raise
+
+
+@app.command()
+def show(
+    run_id: Annotated[str, typer.Argument(help="Id of a run, or latest.")] = "latest",
+    as_json: JsonOption = False,
+) -> None:
+    """Show what became of a run: selection, report, and every stage."""
+    result = load_entrypoint("xmas_job.commands.show:show_run")(_environment(), run_id)
+    _print_json(result) if as_json else _print_run(result)
+
+
+@app.command()
+def verify(
+    selection: Annotated[str, typer.Argument(help="Folder or file:// URI of a selection, or its id in the store.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Prove a selection offline: its id follows from its manifest, and every file is what the manifest says."""
+    result = load_entrypoint("xmas_job.commands.verify:verify_selection")(_environment(), selection)
+    if as_json:
+        _print_json(result)
+    else:
+        typer.echo(f"{result['selection']}: {result['num_files']} files and the manifest are what they say.")
+
+
+@demo.command()
+def land(as_json: JsonOption = False) -> None:
+    """Write the demo's data and models into the store, as any dataset lands. Does nothing if they are there."""
+    result = load_entrypoint("xmas_job.commands.demo:land")(_environment())
+    if as_json:
+        _print_json(result)
+    else:
+        typer.echo("landed: " + ", ".join(result["landed"]))
+        typer.echo("next: xmas-job run --recipe demo --budget 15%")
+
+
+def main() -> None:
+    """Run the command line; expected errors become one line, their remedy and their exit code."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except (XmasError, OSError) as error:
+        expected = _expected(error)
+        _say_error(expected.message, expected.remedy)
+        sys.exit(expected.exit_code)
+    except Exception as error:
+        # Click's usage errors: they know how to show themselves. Anything else is a defect and keeps its trace.
+        if not hasattr(error, "format_message"):
+            raise
+        _say_error(error.format_message(), "See --help.")
+        sys.exit(2)
+
+
+def _expected(error: XmasError | OSError) -> XmasError:
+    """An operating system's refusal as an error with a remedy; other OSErrors are defects and keep their trace."""
+    if isinstance(error, XmasError):
+        return error
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return TryAgainError(
+            f"no space left for {error.filename or 'a file'}: {os.strerror(error.errno)}.",
+            "Free some space, or point XMAS_STORE_ROOT and XMAS_SCRATCH elsewhere; then give the same command again: "
+            "what was finished is kept.",
+        )
+    raise error
+
+
+def _config(recipe: str, budget: str | None, method: str | None, settings: list[str] | None) -> RunConfig:
+    named = {"publish.budget": budget, "select.method": method}
+    overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
+    return load_config(recipe, [*(settings or []), *overrides])
+
+
+def _environment() -> Environment:
+    environment = load_environment()
+    configure_logs(environment.log_format)
+    return environment
+
+
+def _progress(stage: dict[str, Any]) -> str:
+    if "partitions" in stage:
+        return "{} of {} partitions".format(*stage["partitions"])
+    seconds = stage.get("seconds_when_built")
+    return f"{seconds:.0f} s when built" if seconds is not None else ""
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value))
+
+
+def _print_run(result: dict[str, Any]) -> None:
+    rows = [
+        (stage["stage"], stage["status"], f"{stage['seconds']:.1f} s", stage["digest"][:12])
+        for stage in result["stages"]
+    ]
+    _print_table(
+        ("stage", "status", "time", "digest"), [*rows, *((name, "missing", "", "") for name in result["missing"])]
+    )
+    for name in ("run", "status", "selection_id", "num_examples", "manifest", "report", "channel"):
+        typer.echo(f"{name:>12}  {result[name] if result[name] is not None else '-'}")
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    Console().print(table)
+
+
+def _say_error(message: str, remedy: str) -> None:
+    typer.secho(f"error: {message}", err=True, fg=typer.colors.RED)
+    if remedy:
+        typer.echo(f"  {remedy}", err=True)
+
+
+if __name__ == "__main__":
+    main()

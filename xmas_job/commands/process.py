@@ -1,0 +1,88 @@
+"""One `xmas-job stage` process: its log events on the way, its error as our own error at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from xmas_job import errors
+from xmas_job.fingerprint import Json
+
+EXIT_WITH_PARENT = "XMAS_EXIT_WITH_PARENT"
+"""Set for processes whose standard input is a pipe held by their parent."""
+
+
+def run_stage_process(run_id: str, node_id: str, on_event: Callable[[str, dict[str, Json]], None] | None) -> None:
+    """Run the stage in a process of its own; it ends when this process ends.
+
+    Args:
+        run_id: of a started run.
+        node_id: the stage.
+        on_event: called with the stage and each of its log events; None passes the lines on to stderr.
+
+    Raises:
+        XmasError: what the stage raised, or TryAgainError if a signal ended it.
+    """
+    command = [sys.executable, "-m", "xmas_job.cli", "stage", node_id, "--run", run_id]
+    environment = {**os.environ, EXIT_WITH_PARENT: "1", "XMAS_LOG_FORMAT": "json"}
+    with subprocess.Popen(  # noqa: S603 (our own interpreter and arguments)
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        tail: list[str] = []
+        for line in process.stderr:
+            tail = [*tail[-19:], line]
+            _forward(line, node_id, on_event)
+        result = process.stdout.read()
+    if process.returncode:
+        raise _error(node_id, process.returncode, result, "".join(tail))
+
+
+def exit_with_parent() -> None:
+    """End this process at once when its standard input closes, if its parent asked for that.
+
+    As after a kill, nothing half-done is visible, and the next try goes on from what was finished.
+    """
+    if os.environ.get(EXIT_WITH_PARENT):
+        threading.Thread(target=_wait_for_end_of_input, name="exit-with-parent", daemon=True).start()
+
+
+def _wait_for_end_of_input() -> None:
+    # Not through sys.stdin: its lock would be held while the interpreter shuts down.
+    while os.read(0, 4096):
+        pass
+    os._exit(errors.TryAgainError.exit_code)
+
+
+def _forward(line: str, node_id: str, on_event: Callable[[str, dict[str, Json]], None] | None) -> None:
+    if on_event is None:
+        sys.stderr.write(line)
+        return
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = {"event": line.rstrip(), "level": "warning"}
+    on_event(node_id, event)
+
+
+def _error(node_id: str, code: int, result: str, tail: str) -> errors.XmasError:
+    if code < 0:
+        name = signal.Signals(-code).name
+        return errors.TryAgainError(
+            f"stage {node_id} was ended by {name}" + (" (out of memory?)." if name == "SIGKILL" else "."),
+            "Run the same command again: what was finished is kept.",
+        )
+    try:
+        found: dict[str, Any] = json.loads(result.strip().splitlines()[-1])
+        return errors.error_of(code)(found["error"], found["remedy"])
+    except (IndexError, KeyError, ValueError):
+        return errors.XmasError(
+            f"stage {node_id} failed with exit code {code}.\n{tail}", "This is a defect; report it."
+        )

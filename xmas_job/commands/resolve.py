@@ -1,0 +1,164 @@
+"""Resolving a request once: which versions, which models, by content. Later tasks read run.json and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from xmas_job import pipeline
+from xmas_job.config import RunConfig, validate_config
+from xmas_job.environment import Environment
+from xmas_job.errors import UsageError
+from xmas_job.fingerprint import Json, canonical_json, digest_of, digest_of_file
+from xmas_job.runner import Run, utc_now
+from xmas_job.stage_io import Source
+from xmas_job.storage.roots import open_store
+from xmas_job.storage.store import Store
+
+SUCCESS = "_SUCCESS"
+RUN_ID_PATTERN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}$")
+
+
+def new_run_id() -> str:
+    """Sortable by time, and not to be met twice."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def resolve_run(config: RunConfig, store: Store, run_id: str) -> Run:
+    """Fill in what the request leaves open, without writing anything.
+
+    Raises:
+        UsageError: if a dataset has not landed or a model folder is not there.
+    """
+    if not RUN_ID_PATTERN.match(run_id):
+        raise UsageError(f"run id {run_id!r} has characters that are no part of a key.", "Use letters, digits and _.+-")
+    literal = _with_versions(config, store)
+    found = {
+        identifier: _landing(store, name) if identifier.startswith("landing:") else _model(store, name)
+        for identifier, name in pipeline.sources(literal).items()
+    }
+    return Run(run_id, literal, found, utc_now())
+
+
+def start_run(config: RunConfig, store: Store, run_id: str) -> Run:
+    """Resolve the request and write it down; if the run has already been started, read what was written then.
+
+    Raises:
+        UsageError: as `resolve_run`, or if the run was started with another configuration.
+    """
+    resolved = resolve_run(config, store, run_id)
+    if store.create(_run_key(run_id), canonical_json(_to_json(resolved)) + b"\n"):
+        return resolved
+    started = read_run(store, run_id)
+    if started.config != resolved.config:
+        raise UsageError(f"run {run_id} was started with another configuration.", "Choose another run id.")
+    return started
+
+
+def start(environment: Environment, config: RunConfig, run_id: str) -> dict[str, Json]:
+    """For launchers: start the run and name its stages, every one after its inputs."""
+    run = start_run(config, open_store(environment.store_root), run_id)
+    return {"run": run.run_id, "stages": list(run.nodes)}
+
+
+def read_run(store: Store, run_id: str) -> Run:
+    """A run that was started.
+
+    Raises:
+        UsageError: if there is none of that id.
+    """
+    try:
+        raw: dict[str, Any] = json.loads(store.read(_run_key(run_id)))
+    except FileNotFoundError:
+        raise UsageError(
+            f"there is no run {run_id!r} in {store.uri}.", "See `xmas-job show` for the last one."
+        ) from None
+    found = {name: Source(**source) for name, source in raw["sources"].items()}
+    return Run(raw["run_id"], validate_config(raw["config"], where=f"run {run_id}"), found, raw["created_at"])
+
+
+def latest_run_id(store: Store) -> str:
+    """Id of the run that was started last.
+
+    Raises:
+        UsageError: if the store has no run.
+    """
+    keys = [entry.key for entry in store.list("runs") if entry.key.endswith("/run.json")]
+    if not keys:
+        raise UsageError(f"there is no run in {store.uri}.", "Start one: xmas-job run --recipe demo")
+    started = {json.loads(store.read(key))["created_at"] + key: key for key in keys}
+    return started[max(started)].split("/")[1]
+
+
+def _to_json(run: Run) -> Mapping[str, Json]:
+    return {
+        "run_id": run.run_id,
+        "created_at": run.created_at,
+        "config": run.config.model_dump(mode="json"),
+        "sources": {name: {"uri": source.uri, "digest": source.digest} for name, source in run.sources.items()},
+    }
+
+
+def _run_key(run_id: str) -> str:
+    return f"runs/{run_id}/run.json"
+
+
+def _with_versions(config: RunConfig, store: Store) -> RunConfig:
+    data = config.model_dump()
+    data["datasets"] = tuple(_version(store, dataset) for dataset in config.datasets)
+    if config.comparison:
+        data["comparison"]["evaluate"]["dataset"] = _version(store, config.comparison.evaluate.dataset)
+    return RunConfig.model_validate(data)
+
+
+def _version(store: Store, dataset: str) -> str:
+    """The dataset as name@version: as asked for, or the newest version that has landed whole."""
+    name, _, version = dataset.partition("@")
+    keys = [entry.key.split("/") for entry in store.list(f"landing/{name}")]
+    landed = {parts[2] for parts in keys if len(parts) == 4 and parts[3] == SUCCESS}
+    if not landed:
+        raise UsageError(
+            f"dataset {name!r} has no landed version in {store.uri}/landing (a version counts once it has {SUCCESS}).",
+            "Land it there, or run `xmas-job demo land` for the demo.",
+        )
+    if version and version not in landed:
+        raise UsageError(
+            f"dataset {name!r} has no landed version {version!r}.",
+            f"Landed: {', '.join(sorted(landed, key=_natural))}.",
+        )
+    return f"{name}@{version or max(landed, key=_natural)}"
+
+
+def _natural(version: str) -> list[tuple[bool, int, str]]:
+    """Order in which v10 comes after v9."""
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", version)]
+
+
+def _landing(store: Store, dataset: str) -> Source:
+    name, _, version = dataset.partition("@")
+    prefix = f"landing/{name}/{version}"
+    listed: list[Json] = [
+        [entry.key.removeprefix(prefix), entry.size, entry.etag]
+        for entry in store.list(prefix)
+        if entry.key != f"{prefix}/{SUCCESS}"
+    ]
+    return Source(prefix, digest_of(listed))
+
+
+def _model(store: Store, name: str) -> Source:
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and not folder.is_absolute():
+        folder = store.local_folder(name)
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            f"{name!r} is no model folder: there is no config.json in {folder}.",
+            "Give the folder of a transformers model: a path, or a key under the store root.",
+        )
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digest = digest_of([[path.relative_to(folder).as_posix(), digest_of_file(path)] for path in files])
+    return Source(str(folder.absolute()), digest)

@@ -1,0 +1,31 @@
+"""What launchers call: one stage of a started run."""
+
+from __future__ import annotations
+
+from xmas_job.commands.resolve import read_run
+from xmas_job.environment import Environment
+from xmas_job.errors import UsageError
+from xmas_job.fingerprint import Json
+from xmas_job.runner import Runner
+from xmas_job.storage.roots import open_store
+
+
+def run_stage(environment: Environment, run_id: str, node_id: str, partition: int | None) -> dict[str, Json]:
+    """Build or find one stage's artifact; a short JSON pointer to it.
+
+    Raises:
+        UsageError: if the run has no such stage.
+        XmasError: whatever the stage raises.
+    """
+    store = open_store(environment.store_root)
+    runner = Runner(store, environment, read_run(store, run_id))
+    if node_id not in runner.run.nodes:
+        raise UsageError(f"run {run_id} has no stage {node_id!r}.", f"It has: {', '.join(runner.run.nodes)}.")
+    result = runner.run_stage(node_id, partition)
+    return {
+        "stage": result.node_id,
+        "status": result.status,
+        "seconds": round(result.seconds, 3),
+        "digest": result.artifact.record.digest,
+        "artifact": f"{store.uri}/{result.artifact.address}",
+    }

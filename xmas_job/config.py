@@ -1,0 +1,325 @@
+"""What a run computes: one frozen section a stage; unknown keys are refused.
+
+Owns everything that changes the bytes. Where and how a run is executed is in `environment`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from xmas_job.catalog.methods import METHODS
+from xmas_job.errors import UsageError
+
+TextOnlyPolicy = Literal["cluster", "proportional", "exclude"]
+Device = Literal["cpu", "cuda"]
+Dtype = Literal["float32", "bfloat16"]
+
+BUDGET_PATTERN = re.compile(r"^(?P<number>\d+(\.\d+)?|\.\d+)(?P<percent>%?)$")
+
+
+class Section(BaseModel):
+    """A stage's own configuration: frozen, typed, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    naming: ClassVar[frozenset[str]] = frozenset()
+    """Fields that only name an input. The input's content digest stands for them in the fingerprint."""
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that enter the stage's fingerprint, as JSON values."""
+        return self.model_dump(mode="json", exclude=set(self.naming))
+
+
+class Hardware(Section):
+    """Device and precision. Part of identity, because both change bytes."""
+
+    device: Device = "cpu"
+    dtype: Dtype = "float32"
+    cpu_threads: int = Field(1, ge=1, description="Threads of one process on a CPU; sums depend on their number.")
+
+
+class IngestConfig(Section):
+    """Reading and validating one landed dataset version."""
+
+    max_quarantine_fraction: float = Field(0.05, ge=0, le=1, description="More bad rows than this stop the run.")
+    max_image_pixels: int = Field(100_000_000, gt=0, description="Larger images are quarantined undecoded.")
+
+
+class PoolConfig(Section):
+    """The union of the landed versions."""
+
+    excluded_uids: tuple[str, ...] = Field((), description="Takedowns: never in a pool, whatever the method.")
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on the language model's linear layers."""
+
+    rank: int = Field(128, ge=1)
+    alpha: int = Field(256, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+
+
+class TrainingConfig(Section):
+    """One supervised fine-tuning. Defaults: the recipe shared by LLaVA-1.5 and TinyLLaVA."""
+
+    num_epochs: int = Field(1, ge=1)
+    learning_rate: float = Field(2e-5, gt=0)
+    projector_learning_rate: float | None = Field(None, gt=0, description="Default: the same as learning_rate.")
+    global_batch: int = Field(128, ge=1, description="Examples a step, whatever the number of devices.")
+    per_device_batch: int = Field(8, ge=1)
+    warmup_fraction: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    max_length: int = Field(2048, ge=16, description="Tokens; longer examples are cut on the right.")
+    seed: int = Field(0, description="Order of the examples, dropout and initialisation.")
+    hardware: Hardware = Hardware()
+
+
+class ProxyConfig(Section):
+    """The small LVLM whose training is watched."""
+
+    naming = frozenset({"model"})
+
+    model: str = Field(description="Folder of a transformers LVLM: a path, or a key under the store root.")
+    num_checkpoints: int = Field(7, ge=1, description="T, evenly spaced over the examples seen, last at the end.")
+    training: TrainingConfig = TrainingConfig()
+
+
+class ExtractConfig(Section):
+    """Alignment scores at every checkpoint."""
+
+    top_k: int = Field(5, ge=1, description="Singular values kept of each cross-modal block.")
+    partition_size: int = Field(4096, ge=1, description="Examples a partition; never depends on the workers.")
+    token_budget: int = Field(16_384, ge=1, description="Padded tokens a batch.")
+    max_length: int = Field(2048, ge=16)
+    hardware: Hardware = Hardware()
+
+
+class ClusterConfig(Section):
+    """K-means over trajectories (faiss)."""
+
+    num_clusters: int = Field(1000, ge=1, description="K.")
+    num_iterations: int = Field(100, ge=1)
+    max_points_per_centroid: int = Field(256, ge=1, description="k-means trains on at most K times as many examples.")
+    seed: int = Field(1234, description="faiss's own default, as in the public release.")
+
+
+class SelectConfig(Section):
+    """One ranking of the pool."""
+
+    method: str = "xmas"
+    params: Mapping[str, bool | int | float | str] = Field(default_factory=dict)
+    text_only: TextOnlyPolicy = "proportional"
+    seed: int = 0
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, method: str) -> str:
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r}; known: {', '.join(sorted(METHODS))}")
+        return method
+
+
+class PublishConfig(Section):
+    """The cut at the budget, and the checks before anything is published."""
+
+    budget: str = Field("15%", description="A percentage, a fraction below 1, or a count of examples.")
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _parsable_budget(cls, budget: object) -> str:
+        text = str(budget).strip()
+        parse_budget(text)
+        return text
+
+
+class TargetConfig(Section):
+    """The LVLM that is tuned on the subset."""
+
+    naming = frozenset({"model"})
+
+    model: str = Field(description="Folder of a transformers LVLM: a path, or a key under the store root.")
+    lora: LoraConfig = LoraConfig()
+    training: TrainingConfig = TrainingConfig(learning_rate=2e-4, projector_learning_rate=2e-5)
+
+
+class EvaluateConfig(Section):
+    """Greedy answers on a held-out dataset, scored by exact match."""
+
+    naming = frozenset({"dataset"})
+
+    dataset: str = Field(description="A landed dataset, never part of the pool: name or name@version.")
+    max_new_tokens: int = Field(16, ge=1)
+    batch_size: int = Field(32, ge=1)
+    hardware: Hardware = Hardware()
+
+
+class ReportConfig(Section):
+    """The report shows what the other sections say; it has no settings of its own."""
+
+
+class ComparisonConfig(Section):
+    """Is the subset worth it? Target trainings on the subset and on random subsets of the same size."""
+
+    target: TargetConfig
+    evaluate: EvaluateConfig
+    num_seeds: int = Field(3, ge=1, description="Trainings an arm; each random one draws a subset of its own.")
+    with_full: bool = Field(default=False, description="Also train once on the whole pool, as the reference for ARP.")
+
+
+class RunConfig(Section):
+    """One run, from landed datasets to a report."""
+
+    datasets: tuple[str, ...] = Field(description="Landed datasets of the pool: name (newest version) or name@version.")
+    ingest: IngestConfig = IngestConfig()
+    pool: PoolConfig = PoolConfig()
+    proxy: ProxyConfig
+    extract: ExtractConfig = ExtractConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    select: SelectConfig = SelectConfig()
+    publish: PublishConfig = PublishConfig()
+    comparison: ComparisonConfig | None = Field(None, description="Absent: select and publish only.")
+    channel: str = Field("latest", pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Moves to the published selection.")
+
+    @model_validator(mode="after")
+    def _disjoint_datasets(self) -> RunConfig:
+        names = [dataset.partition("@")[0] for dataset in self.datasets]
+        if not names:
+            raise ValueError("datasets is empty; name at least one landed dataset")
+        if len(set(self.datasets)) < len(names):
+            raise ValueError("datasets names the same dataset twice")
+        if self.comparison and self.comparison.evaluate.dataset.partition("@")[0] in names:
+            raise ValueError(f"{self.comparison.evaluate.dataset!r} is in the pool and held out at once")
+        return self
+
+
+def parse_budget(budget: str) -> Fraction | int:
+    """A fraction of the pool ("15%", "0.15") or a count ("300").
+
+    Raises:
+        ValueError: if it is neither, or not above 0, or above 100 %.
+    """
+    match = BUDGET_PATTERN.match(budget)
+    if match is None:
+        raise ValueError(f"budget {budget!r} is not a percentage, a fraction or a count; e.g. 15%, 0.15 or 300")
+    number = Fraction(match["number"])
+    if number <= 0:
+        raise ValueError(f"budget {budget!r} selects nothing; it must be above 0")
+    if match["percent"]:
+        if number > 100:
+            raise ValueError(f"budget {budget!r} is above the pool (100%)")
+        return number / 100
+    if number < 1:
+        return number
+    if number.denominator != 1:
+        raise ValueError(f"budget {budget!r} is no whole number of examples; write {float(number):g}% for a share")
+    return int(number)
+
+
+def resolve_budget(budget: str, num_eligible: int) -> int:
+    """Number of examples: floor(fraction * N) and at least 1, or the count itself.
+
+    Raises:
+        UsageError: if the count is above `num_eligible`.
+    """
+    parsed = parse_budget(budget)
+    count = parsed if isinstance(parsed, int) else max(1, int(parsed * num_eligible))
+    if count > num_eligible:
+        raise UsageError(
+            f"budget {budget} is above the pool: {num_eligible:,} examples are eligible.",
+            f"Ask for at most {num_eligible}, or land more data.",
+        )
+    return count
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes shipped with the package."""
+    folder = resources.files("xmas_job") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """A recipe (a shipped name, or the path of a YAML file) with dotted overrides.
+
+    Args:
+        recipe: e.g. "demo" or "runs/weekly.yaml".
+        overrides: e.g. ["publish.budget=10%", "cluster.num_clusters=50"]; values are YAML.
+
+    Raises:
+        UsageError: for an unknown recipe, a bad override, an unknown key or a wrong value.
+    """
+    data = _read_recipe(recipe)
+    for override in overrides:
+        _apply_override(data, override)
+    return validate_config(data, where=f"recipe {recipe}")
+
+
+def validate_config(data: Mapping[str, Any], *, where: str) -> RunConfig:
+    """The typed configuration, or one line for the first thing that is wrong.
+
+    Raises:
+        UsageError: for an unknown key (with the nearest known one) or a wrong value.
+    """
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UsageError(f"{where}: unknown key {path!r}.", _suggestion(first["loc"])) from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(
+            f"{where}: {path}: {message}." if path else f"{where}: {message}.", "Correct it and run again."
+        ) from None
+
+
+def _read_recipe(recipe: str) -> dict[str, Any]:
+    if recipe in recipe_names():
+        text = (resources.files("xmas_job") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8")
+    elif Path(recipe).is_file():
+        text = Path(recipe).read_text(encoding="utf-8")
+    else:
+        raise UsageError(
+            f"there is no recipe {recipe!r}.", f"Known: {', '.join(recipe_names())}; or give the path of a YAML file."
+        )
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"recipe {recipe} is not YAML: {' '.join(str(error).split())}.", "Correct the file.") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"recipe {recipe} is no mapping of sections.", "Start from a shipped recipe.")
+    return data
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    path, separator, value = override.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        raise UsageError(f"override {override!r} is not of the form section.key=value.", "E.g. cluster.num_clusters=50")
+    node = data
+    for key in keys[:-1]:
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise UsageError(f"override {override!r}: {key!r} is a value, not a section.", "Check the recipe.")
+    node[keys[-1]] = yaml.safe_load(value)
+
+
+def _suggestion(location: Sequence[int | str]) -> str:
+    section: type[BaseModel] = RunConfig
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part))
+        candidates = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), section)
+    known = sorted(section.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"Known keys there: {', '.join(known)}."

@@ -1,0 +1,103 @@
+"""LLaVA and Vision-Flan rows: `id`, `image`, `conversations` of {from, value}, in a JSON list or JSON lines.
+
+Owns the names of this format's fields. Refuses to own JSON streaming (json_rows) and the rules of a conversation
+(turns).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from xmas_job.data.defects import Defect, DefectError, check_characters
+from xmas_job.data.images import check_image_path
+from xmas_job.data.readers import MAX_ROW_BYTES, BrokenRow, Row
+from xmas_job.data.readers.json_rows import NumberText, read_values
+from xmas_job.data.readers.turns import build_turns
+
+_SOURCE_KEYS = ("task_name", "source", "dataset")
+_OTHER_MEDIA_KEYS = ("video", "audio")
+
+
+def read(stream: BinaryIO, *, name: str, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[Row | BrokenRow]:
+    """Yield every row of one file, whole or broken, in order; see `readers.Reader`.
+
+    `image` is a path or a list of paths; missing, null, "" and [] mean text-only. The source is the first that is
+    there: `task_name` (Vision-Flan), `source`, `dataset`, the first folder of the first image, "text" for
+    text-only rows, `name`.
+    """
+    for source_row, value in read_values(stream, name=name, max_row_bytes=max_row_bytes):
+        if isinstance(value, Defect):
+            yield BrokenRow(source_row, value)
+            continue
+        try:
+            yield _build_row(source_row, value, name)
+        except DefectError as error:
+            yield BrokenRow(source_row, error.defect)
+
+
+def _build_row(source_row: int, record: Any, name: str) -> Row:
+    if type(record) is not dict:
+        raise DefectError("not_an_object", f"{_kind(record)}")
+    for key in _OTHER_MEDIA_KEYS:
+        if record.get(key):
+            raise DefectError("unsupported_media", key)
+    image_paths = _image_paths(record.get("image"))
+    return Row(
+        source_row=source_row,
+        orig_id=_orig_id(record.get("id")),
+        source=_source(record, image_paths, name),
+        image_paths=image_paths,
+        turns=build_turns(_messages(record.get("conversations")), len(image_paths)),
+    )
+
+
+def _messages(conversations: Any) -> list[tuple[str, str]]:
+    if type(conversations) is not list or not conversations:
+        raise DefectError("no_conversation", "`conversations` is " + _kind(conversations))
+    messages = []
+    for place, turn in enumerate(conversations):
+        role, text = (turn.get("from"), turn.get("value")) if type(turn) is dict else (None, None)
+        if type(role) is not str or type(text) is not str:
+            raise DefectError("bad_turn", f"turn {place}: `from` is {_kind(role)}, `value` is {_kind(text)}")
+        messages.append((role, text))
+    return messages
+
+
+def _image_paths(image: Any) -> tuple[str, ...]:
+    if image is None or image in ("", []):
+        return ()
+    paths = image if type(image) is list else [image]
+    for path in paths:
+        if type(path) is not str:
+            raise DefectError("bad_image_field", f"`image` holds {_kind(path)}")
+    return tuple([check_image_path(path) for path in paths])
+
+
+def _orig_id(value: Any) -> str | None:
+    if value is None:
+        return None
+    text = str(value) if isinstance(value, str) else json.dumps(value)
+    check_characters("id", text)
+    return text
+
+
+def _source(record: dict[str, Any], image_paths: tuple[str, ...], name: str) -> str:
+    for key in _SOURCE_KEYS:
+        value = record.get(key)
+        if type(value) is str and value:
+            check_characters(key, value)
+            return value
+    if not image_paths:
+        return "text"
+    folder, separator, _ = image_paths[0].partition("/")
+    return folder if separator else name
+
+
+def _kind(value: Any) -> str:
+    """What a person would call this value in JSON."""
+    if value is None:
+        return "missing or null"
+    kinds = {NumberText: "a number", str: "a string", bool: "true or false", list: "a list", dict: "an object"}
+    return kinds[type(value)] + ("" if value else ", empty")

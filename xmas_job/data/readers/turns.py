@@ -1,0 +1,74 @@
+"""What every conversation must hold, whatever its format: roles take turns, answers exist, placeholders match images.
+
+Owns the rules from (role, text) messages to turns. Refuses to own where messages stand in a row (the formats).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Final
+
+from xmas_job.data.defects import DefectError, check_characters
+from xmas_job.data.examples import IMAGE_PLACEHOLDER, Role, Turn, normalise_text
+
+ROLES: Final = MappingProxyType[str, Role](
+    {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+)
+
+
+def build_turns(messages: Sequence[tuple[str, str]], num_images: int) -> tuple[Turn, ...]:
+    """Turn raw messages into an optional system turn and then questions and answers in turn.
+
+    One answer before the first question is dropped, as LLaVA's loaders do. One image without any placeholder
+    belongs to the first question; in every other case placeholders and images must be equal in number.
+    Differs: LLaVA's loader accepts a last question without an answer and trains on nothing; here it is a defect.
+
+    Args:
+        messages: (role as written, text as written).
+        num_images: images the row names.
+
+    Raises:
+        DefectError: with the rule that is broken and the place of the turn.
+    """
+    turns = [_build_turn(place, role, text) for place, (role, text) in enumerate(messages)]
+    first = 1 if turns and turns[0].role == "system" else 0
+    if len(turns) > first and turns[first].role == "assistant":
+        del turns[first]
+    _check_order(turns, first)
+    num_placeholders = sum([turn.num_images for turn in turns])
+    if num_images == 1 and num_placeholders == 0:
+        turns[first] = Turn("user", turns[first].text, 1)
+    elif num_placeholders != num_images:
+        raise DefectError("placeholder_mismatch", f"{num_placeholders} placeholders, {num_images} images")
+    _check_contents(turns)
+    return tuple(turns)
+
+
+def _build_turn(place: int, role: str, text: str) -> Turn:
+    if role not in ROLES:
+        raise DefectError("unknown_role", f"turn {place}: {role!r:.100}")
+    check_characters(f"turn {place}", text)
+    return Turn(ROLES[role], normalise_text(text), text.count(IMAGE_PLACEHOLDER))
+
+
+def _check_order(turns: Sequence[Turn], first: int) -> None:
+    if len(turns) == first:
+        raise DefectError("no_conversation", "no question")
+    expected: Role = "user"
+    for place in range(first, len(turns)):
+        if turns[place].role != expected:
+            raise DefectError("not_alternating", f"turn {place}: {turns[place].role}, expected {expected}")
+        expected = "assistant" if expected == "user" else "user"
+    if expected == "assistant":
+        raise DefectError("missing_answer", f"{len(turns)} turns")
+
+
+def _check_contents(turns: Sequence[Turn]) -> None:
+    for place, turn in enumerate(turns):
+        if turn.num_images and turn.role != "user":
+            raise DefectError("placeholder_outside_question", f"turn {place}: {turn.role}")
+        if not turn.text and turn.role == "assistant":
+            raise DefectError("empty_answer", f"turn {place}")
+        if not turn.text and turn.role == "user" and not turn.num_images:
+            raise DefectError("empty_question", f"turn {place}")

@@ -1,0 +1,89 @@
+"""From a row and what its images turned out to be, to one row of the examples table, or the defect that forbids it.
+
+Owns the columns' meaning. Refuses to own reading (readers), decoding (images) and the Parquet schema (storage).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from xmas_job.data.defects import Defect, Reason
+from xmas_job.data.examples import Modality, compute_text_sha256, compute_uid
+from xmas_job.data.images import ImageInfo
+from xmas_job.data.readers import Row
+
+
+@dataclass(slots=True)
+class ExampleRow:
+    """One row of the `examples` table, fields in the table's order.
+
+    Attributes:
+        width: pixels of the first image; None for text-only examples.
+        height: pixels of the first image; None for text-only examples.
+        num_turns: messages, the system turn included.
+        conversation: (role, text, num_images) a message; Arrow takes such tuples as structs.
+        num_words: whitespace-separated words of all messages; token counts need a model and come with its signals.
+    """
+
+    uid: str
+    source: str
+    orig_id: str | None
+    source_uri: str
+    source_row: int
+    image_uris: list[str]
+    image_sha256: list[str]
+    width: int | None
+    height: int | None
+    num_turns: int
+    conversation: list[tuple[str, str, int]]
+    text_sha256: str
+    num_words: int
+    modality: Modality
+
+
+@dataclass(slots=True)
+class QuarantineRow:
+    """One row of the `quarantine` table, fields in the table's order."""
+
+    source_uri: str
+    source_row: int
+    reason: Reason
+    detail: str
+
+
+def build_example_row(
+    row: Row, images: Mapping[str, ImageInfo | Defect], *, source_uri: str, image_root: str
+) -> ExampleRow | QuarantineRow:
+    """Join a row with its images.
+
+    Args:
+        row: as a reader yields it.
+        images: by image path, as inspect_many returns them; every path of the row is in it.
+        source_uri: of the file the row stands in.
+        image_root: URI or key that the row's image paths are relative to, without a trailing slash.
+    """
+    infos: list[ImageInfo] = []
+    for path in row.image_paths:
+        info = images[path]
+        if isinstance(info, Defect):
+            detail = info.detail if path in info.detail else f"{path}: {info.detail}"
+            return QuarantineRow(source_uri, row.source_row, info.reason, detail)
+        infos.append(info)
+    image_sha256 = [info.sha256 for info in infos]
+    return ExampleRow(
+        uid=compute_uid(row.turns, tuple(image_sha256)),
+        source=row.source,
+        orig_id=row.orig_id,
+        source_uri=source_uri,
+        source_row=row.source_row,
+        image_uris=[f"{image_root}/{path}" for path in row.image_paths],
+        image_sha256=image_sha256,
+        width=infos[0].width if infos else None,
+        height=infos[0].height if infos else None,
+        num_turns=len(row.turns),
+        conversation=[(turn.role, turn.text, turn.num_images) for turn in row.turns],
+        text_sha256=compute_text_sha256(row.turns),
+        num_words=sum([len(turn.text.split()) for turn in row.turns]),
+        modality="image" if infos else "text",
+    )

@@ -1,0 +1,57 @@
+"""Where and how a job runs: settings that never change the bytes it makes (XMAS_* variables).
+
+Owns execution. What changes the bytes is in `config`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from xmas_job.errors import UsageError
+from xmas_job.logs import LogFormat
+
+
+class Environment(BaseSettings):
+    """Execution settings, read from variables named XMAS_<FIELD>."""
+
+    model_config = SettingsConfigDict(env_prefix="XMAS_", frozen=True, extra="ignore")
+
+    store_root: str = Field(
+        default_factory=lambda: str(Path.cwd() / ".xmas" / "store"),
+        description="Root of the store: a folder or file:// URI. Default: .xmas/store under the current folder.",
+    )
+    scratch: Path = Field(
+        default_factory=lambda: Path.cwd() / ".xmas" / "scratch",
+        description="Local folder for files on their way to the store; emptied when a stage ends.",
+    )
+    workers: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, description="Stages and partitions that run at once."
+    )
+    lease_ttl_seconds: float = Field(
+        60.0, gt=0, description="A lease whose heartbeat stands still this long is taken over."
+    )
+    stage_timeout_seconds: float = Field(
+        86_400.0, gt=0, description="How long to wait for another worker's stage before trying again later."
+    )
+    progress_seconds: float = Field(5.0, ge=0, description="Seconds between progress events.")
+    log_format: LogFormat = Field("auto", description="auto (console on a terminal, else JSON), json or console.")
+
+
+def load_environment() -> Environment:
+    """The settings of this process.
+
+    Raises:
+        UsageError: if a variable does not parse; the message names it.
+    """
+    try:
+        return Environment()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "XMAS_" + str(first["loc"][0]).upper()
+        raise UsageError(
+            f"environment variable {name}={first['input']!r}: {first['msg']}.", f"Correct or unset {name}."
+        ) from error

@@ -1,0 +1,330 @@
+"""Running one stage once: skip what is there, lease, call, verify, commit. Only this module knows of skipping.
+
+Owns idempotence and the addresses of artifacts. Knows nothing of what a stage computes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Literal
+
+import structlog
+
+from xmas_job import __version__
+from xmas_job.config import RunConfig, Section
+from xmas_job.entrypoints import load_entrypoint
+from xmas_job.environment import Environment
+from xmas_job.errors import MissingInputError, XmasError
+from xmas_job.fingerprint import Json, canonical_json, stage_fingerprint
+from xmas_job.logs import get_logger
+from xmas_job.pipeline import Node, is_source, plan
+from xmas_job.progress import ProgressEvents
+from xmas_job.stage_io import Metrics, Source, StageIO
+from xmas_job.storage.lease import Lease, acquire, try_acquire
+from xmas_job.storage.output import Output
+from xmas_job.storage.record import Artifact, Record, StoredFile, content_digest, parse_record
+from xmas_job.storage.scratch import scratch_folder
+from xmas_job.storage.store import Store
+
+logger = get_logger(__name__)
+
+Status = Literal["hit", "built"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A resolved run: literal configuration, and where and what its sources are."""
+
+    run_id: str
+    config: RunConfig
+    sources: Mapping[str, Source]
+    created_at: str = ""
+
+    @cached_property
+    def nodes(self) -> dict[str, Node]:
+        """Node id -> node, every node after its inputs."""
+        return {node.id: node for node in plan(self.config)}
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What became of a stage: its artifact, and whether it had to be built."""
+
+    node_id: str
+    status: Status
+    seconds: float
+    artifact: Artifact
+
+
+class Runner:
+    """Builds or finds the artifacts of one run in one store."""
+
+    def __init__(self, store: Store, environment: Environment, run: Run) -> None:
+        self.store = store
+        self.environment = environment
+        self.run = run
+        self._found: dict[str, Artifact] = {}
+
+    # --- finding ---------------------------------------------------------------------------------------------
+
+    def address(self, node: Node) -> str:
+        """Folder of the node's artifact.
+
+        Raises:
+            MissingInputError: if an input is not built yet, so that the address is unknown.
+        """
+        inputs = {name: [self._digest(item) for item in items] for name, items in sorted(node.inputs.items())}
+        print_ = stage_fingerprint(node.spec.name, node.spec.version, node.section.identity(), inputs)
+        return f"artifacts/{node.spec.name}/{print_}"
+
+    def find(self, node_id: str) -> Artifact | None:
+        """The node's artifact if it is there, with all its files; else None, also when an input is missing."""
+        if node_id not in self._found:
+            node = self.run.nodes[node_id]
+            try:
+                address = self.address(node)
+            except MissingInputError:
+                return None
+            artifact = self._committed(node, address, f"{address}/record.json")
+            if artifact is None:
+                return None
+            self._found[node_id] = artifact  # a record never changes, so it is looked up once
+        return self._found[node_id]
+
+    def _committed(self, node: Node, address: str, record_key: str) -> Artifact | None:
+        try:
+            record = parse_record(self.store.read(record_key))
+        except FileNotFoundError:
+            return None
+        artifact = Artifact(self.store, address, record, node.id)
+        if artifact.is_whole():
+            return artifact
+        logger.warning("artifact has lost files, it is built anew", record=record_key)
+        return None
+
+    def _digest(self, identifier: str) -> str:
+        if is_source(identifier):
+            return self.run.sources[identifier].digest
+        return self._input(identifier).record.digest
+
+    def _input(self, node_id: str) -> Artifact:
+        artifact = self.find(node_id)
+        if artifact is None:
+            raise MissingInputError(
+                f"the output of {node_id} is not there.", f"Build it: xmas-job stage {node_id} --run {self.run.run_id}"
+            )
+        return artifact
+
+    # --- building --------------------------------------------------------------------------------------------
+
+    def run_stage(self, node_id: str, partition: int | None = None) -> StageResult:
+        """Build the node's artifact, or find it; with `partition`, only that part of it.
+
+        Without `partition`, a partitioned stage takes partitions until none is left, then seals: any number of
+        workers may run it at once.
+
+        Raises:
+            MissingInputError: naming the command that builds what is missing.
+            TryAgainError: if another worker is still at it after the stage's timeout.
+        """
+        started = time.monotonic()
+        node = self.run.nodes[node_id]
+        address = self.address(node)
+        with structlog.contextvars.bound_contextvars(run=self.run.run_id, stage=node_id):
+            if node.spec.partitioned_by and partition is None:
+                artifact, status = self._run_partitions(node, address)
+            else:
+                artifact, status = self._run_unit(_Unit(node, address, partition))
+            result = StageResult(node_id, status, time.monotonic() - started, artifact)
+            if partition is None:
+                self._note(result)
+        return result
+
+    def _note(self, result: StageResult) -> None:
+        """Write down in the run what became of the stage, and make its artifact visible."""
+        node = self.run.nodes[result.node_id]
+        if node.spec.follow_up:
+            load_entrypoint(node.spec.follow_up)(result.artifact, self.run, node.key)
+        outcome: Json = {
+            "stage": result.node_id,
+            "status": result.status,
+            "seconds": round(result.seconds, 3),
+            "digest": result.artifact.record.digest,
+            "address": result.artifact.address,
+        }
+        self.store.put(outcome_key(self.run.run_id, result.node_id), canonical_json(outcome))
+        logger.info("stage done", status=result.status, seconds=round(result.seconds, 2))
+
+    def num_partitions(self, node: Node) -> int:
+        """Partitions of the node: a function of its input and its section alone."""
+        (input_id,) = node.inputs[node.spec.partitioned_by]
+        num_examples = self._input(input_id).record.metrics["num_examples"]
+        size = node.section.identity()["partition_size"]
+        assert isinstance(num_examples, int)
+        assert isinstance(size, int)
+        return math.ceil(num_examples / size)
+
+    def count_partitions(self, node: Node) -> tuple[int, int]:
+        """How many partitions of the node are done, and how many there are."""
+        address, total = self.address(node), self.num_partitions(node)
+        done = sum(self.store.exists(_Unit(node, address, partition).record_key) for partition in range(total))
+        return done, total
+
+    def _run_partitions(self, node: Node, address: str) -> tuple[Artifact, Status]:
+        whole = _Unit(node, address, None)
+        if artifact := self._committed(node, address, whole.record_key):
+            return artifact, "hit"
+        units = [_Unit(node, address, partition) for partition in range(self.num_partitions(node))]
+        held_by_others = []
+        for done, unit in enumerate(units):
+            if self._run_unit_if_free(unit) is None:
+                held_by_others.append(unit)
+            logger.info("partition done", done=done + 1 - len(held_by_others), total=len(units))
+        parts = {unit.partition: self._run_unit(unit)[0] for unit in held_by_others}
+        parts |= {unit.partition: self._run_unit(unit)[0] for unit in units if unit.partition not in parts}
+        return self._seal(whole, [parts[unit.partition].record for unit in units])
+
+    def _seal(self, whole: _Unit, parts: Sequence[Record]) -> tuple[Artifact, Status]:
+        """One record for all partitions: their files, and the sums of their counts."""
+        metrics: dict[str, Json] = {}
+        for part in parts:
+            for name, value in part.metrics.items():
+                total = metrics.get(name, 0)
+                assert isinstance(value, int | float), f"{whole.node.id}: metric {name} of a partition is no count"
+                assert isinstance(total, int | float)
+                metrics[name] = total + value
+        files = {file.path: file for part in parts for file in part.files}
+        record = self._record(whole.node, whole.address, files, metrics)
+        seconds = sum(float(str(part.provenance["seconds"])) for part in parts)
+        return self._commit(whole, replace(record, provenance={**record.provenance, "seconds": seconds}))
+
+    def _run_unit_if_free(self, unit: _Unit) -> Artifact | None:
+        if artifact := self._committed(unit.node, unit.address, unit.record_key):
+            return artifact
+        lease = try_acquire(self.store, unit.prefix, self.environment.lease_ttl_seconds)
+        return self._build(unit, lease)[0] if lease else None
+
+    def _run_unit(self, unit: _Unit) -> tuple[Artifact, Status]:
+        def committed() -> Artifact | None:
+            return self._committed(unit.node, unit.address, unit.record_key)
+
+        lease = acquire(
+            self.store,
+            unit.prefix,
+            ttl_seconds=self.environment.lease_ttl_seconds,
+            timeout_seconds=self.environment.stage_timeout_seconds,
+            is_done=lambda: committed() is not None,
+        )
+        if lease is not None:
+            return self._build(unit, lease)
+        artifact = committed()
+        assert artifact is not None
+        return artifact, "hit"
+
+    def _build(self, unit: _Unit, lease: Lease) -> tuple[Artifact, Status]:
+        with (
+            lease,
+            scratch_folder(self.environment.scratch) as scratch,
+            structlog.contextvars.bound_contextvars(attempt=lease.number, **unit.context),
+        ):
+            # Looked at before the check: a process that sleeps in between must not delete a record made meanwhile.
+            has_record = self.store.exists(unit.record_key)
+            if artifact := self._committed(unit.node, unit.address, unit.record_key):
+                return artifact, "hit"
+            if has_record:
+                self.store.delete(unit.record_key)  # its files are lost
+            logger.info("stage started")
+            started = time.monotonic()
+            output = Output(self.store, unit.address, f"{unit.attempts}/{lease.number}", scratch)
+            metrics = self._call(unit, output)
+            record = self._record(unit.node, unit.address, output.files, metrics)
+            cost: dict[str, Json] = {"seconds": round(time.monotonic() - started, 3), "attempt": lease.number}
+            return self._commit(unit, replace(record, provenance={**record.provenance, **cost}))
+
+    def _call(self, unit: _Unit, output: Output) -> Metrics:
+        node = unit.node
+        function: Callable[[Section, StageIO], Metrics] = load_entrypoint(node.spec.entrypoint)
+        artifacts: dict[str, tuple[Artifact, ...]] = {}
+        found: dict[str, tuple[Source, ...]] = {}
+        for name, items in node.inputs.items():
+            if all(is_source(item) for item in items):
+                found[name] = tuple(self.run.sources[item] for item in items)
+            else:
+                artifacts[name] = tuple(self._input(item) for item in items)
+        io = StageIO(
+            store=self.store,
+            output=output,
+            environment=self.environment,
+            progress=ProgressEvents(self.environment.progress_seconds),
+            partition=unit.partition,
+            artifacts=artifacts,
+            sources=found,
+        )
+        try:
+            return function(node.section, io)
+        except XmasError as error:
+            logger.error("stage failed", error=error.message, remedy=error.remedy)  # noqa: TRY400 (expected: no trace)
+            raise
+
+    def _record(self, node: Node, address: str, files: Mapping[str, StoredFile], metrics: Metrics) -> Record:
+        stored = tuple(file for _, file in sorted(files.items()))
+        return Record(
+            stage=node.spec.name,
+            version=node.spec.version,
+            fingerprint=address.rpartition("/")[2],
+            section=node.section.identity(),
+            inputs={name: tuple(self._digest(item) for item in items) for name, items in node.inputs.items()},
+            files=stored,
+            digest=content_digest(stored),
+            metrics=metrics,
+            provenance={"created_at": utc_now(), "xmas_job": __version__},
+        )
+
+    def _commit(self, unit: _Unit, record: Record) -> tuple[Artifact, Status]:
+        if self.store.create(unit.record_key, record.to_bytes()):
+            return Artifact(self.store, unit.address, record, unit.node.id), "built"
+        # Another worker was first. Its bytes are what everybody reads.
+        winner = self._committed(unit.node, unit.address, unit.record_key)
+        assert winner is not None
+        logger.info("another worker committed first", digest=winner.record.digest[:12])
+        return winner, "hit"
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What one lease covers: a whole artifact, or one partition of it."""
+
+    node: Node
+    address: str
+    partition: int | None
+
+    @property
+    def prefix(self) -> str:
+        return self.address if self.partition is None else f"{self.address}/partitions/{self.partition:06d}"
+
+    @property
+    def record_key(self) -> str:
+        return f"{self.address}/record.json" if self.partition is None else f"{self.prefix}.json"
+
+    @property
+    def attempts(self) -> str:
+        return f"{self.prefix.removeprefix(self.address).lstrip('/')}/attempts".lstrip("/")
+
+    @property
+    def context(self) -> dict[str, int]:
+        return {} if self.partition is None else {"partition": self.partition}
+
+
+def outcome_key(run_id: str, node_id: str) -> str:
+    """Store key of what became of a node in a run."""
+    return f"runs/{run_id}/stages/{node_id.replace(':', '.').replace('/', '.')}.json"
+
+
+def utc_now() -> str:
+    """The time as an ISO string in seconds, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

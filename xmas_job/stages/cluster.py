@@ -1,0 +1,106 @@
+"""cluster: trajectories of the pool's alignment scores, and their k-means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from xmas_job.config import ClusterConfig
+from xmas_job.core.kmeans import cluster
+from xmas_job.core.trajectory import alignment_scores
+from xmas_job.errors import BadDataError
+from xmas_job.extraction.layout import absent_paths, checkpoints_of, signal_paths
+from xmas_job.stage_io import Metrics, StageIO
+from xmas_job.storage.record import Artifact
+from xmas_job.storage.schemas import ABSENT, ASSIGNMENTS, POOL, centroid_schema, trajectory_schema
+from xmas_job.storage.tables import read_table
+
+
+def run(section: ClusterConfig, io: StageIO) -> Metrics:
+    """Write `trajectories.parquet`, `assignments.parquet`, `centroids.parquet` and `absent.parquet`, sorted by uid."""
+    pool = read_table(io.artifact("pool"), "pool.parquet", POOL, ["uid", "modality"])
+    with_image = pool.filter(pc.equal(pool["modality"], "image"))["uid"].combine_chunks()
+    uids, trajectories_NT = _trajectories(io.artifacts["extract"], with_image)
+    absent = _absent(io.artifacts["extract"], with_image)
+    if len(uids) + absent.num_rows != len(with_image):
+        raise BadDataError(
+            f"of {len(with_image)} examples with an image, {len(uids)} have a score and {absent.num_rows} a reason.",
+            "Run the extract stage again.",
+        )
+    result = cluster(
+        trajectories_NT,
+        num_clusters=section.num_clusters,
+        num_iterations=section.num_iterations,
+        max_points_per_centroid=section.max_points_per_centroid,
+        seed=section.seed,
+    )
+    io.output.table("absent.parquet", absent, ABSENT)
+    io.output.table(
+        "trajectories.parquet",
+        pa.table({"uid": uids, "trajectory": _fixed_lists(trajectories_NT)}),
+        trajectory_schema(trajectories_NT.shape[1]),
+    )
+    io.output.table(
+        "assignments.parquet",
+        pa.table({"uid": uids, "cluster": result.assignments, "distance": result.distances}),
+        ASSIGNMENTS,
+    )
+    io.output.table(
+        "centroids.parquet",
+        pa.table(
+            {
+                "cluster": np.arange(section.num_clusters, dtype=np.int32),
+                "size": result.sizes,
+                "vector": _fixed_lists(result.centroids),
+            }
+        ),
+        centroid_schema(trajectories_NT.shape[1]),
+    )
+    return {
+        "num_examples": len(uids),
+        "num_absent": absent.num_rows,
+        "num_clusters": section.num_clusters,
+        "num_empty_clusters": int((result.sizes == 0).sum()),
+        "largest_cluster": int(result.sizes.max()),
+        "mean_distance": float(result.distances.mean(dtype=np.float64)),
+    }
+
+
+def _trajectories(extracted: Sequence[Artifact], wanted: pa.Array) -> tuple[pa.Array, NDArray[np.float32]]:
+    """Uids (sorted) and scores, shape (N, T), of the wanted examples that have them."""
+    columns = []
+    first_uids: pa.Array | None = None
+    for checkpoint in checkpoints_of(extracted[0]):
+        parts = [read_table(art, path) for art in extracted for path in signal_paths(art, checkpoint)]
+        table = pa.concat_tables([part.select(["uid", "value"]) for part in parts])
+        table = table.filter(pc.is_in(table["uid"], wanted)).sort_by("uid").combine_chunks()
+        table = table.filter(_is_new(table["uid"]))
+        values = table["value"].combine_chunks()
+        uids = table["uid"].combine_chunks()
+        if first_uids is not None and not uids.equals(first_uids):
+            raise BadDataError(f"checkpoint {checkpoint} has scores of other examples.", "Run the extract stage again.")
+        first_uids = uids
+        columns.append(alignment_scores(values.flatten().to_numpy().reshape(len(uids), -1)))
+    assert first_uids is not None
+    return first_uids, np.stack(columns, axis=1)
+
+
+def _absent(extracted: Sequence[Artifact], wanted: pa.Array) -> pa.Table:
+    """Wanted examples without a score, with the reason."""
+    table = pa.concat_tables([read_table(art, path, ABSENT) for art in extracted for path in absent_paths(art)])
+    table = table.filter(pc.is_in(table["uid"], wanted)).sort_by("uid").combine_chunks()
+    return table.filter(_is_new(table["uid"]))
+
+
+def _is_new(sorted_uids: pa.ChunkedArray) -> pa.Array:
+    """Mask that keeps one row a uid: the same example may have landed in two versions."""
+    uids = sorted_uids.to_numpy()
+    return pa.array(np.r_[True, uids[1:] != uids[:-1]][: len(uids)], pa.bool_())
+
+
+def _fixed_lists(matrix: NDArray[np.float32]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel(), pa.float32()), matrix.shape[1])

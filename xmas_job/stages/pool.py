@@ -1,0 +1,92 @@
+"""pool: the union of the ingested versions; takedowns first, then duplicates.
+
+`check_request` refuses a run whose request the pool cannot serve, before anything costly starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xmas_job.catalog.methods import METHODS
+from xmas_job.config import PoolConfig, resolve_budget
+from xmas_job.errors import BadDataError, UsageError
+from xmas_job.runner import Run
+from xmas_job.stage_io import Metrics, StageIO
+from xmas_job.storage.record import Artifact
+from xmas_job.storage.schemas import DROPPED, EXAMPLES, POOL
+from xmas_job.storage.tables import read_table
+
+COLUMNS = ["uid", "source", "source_row", "modality"]
+
+
+def run(section: PoolConfig, io: StageIO) -> Metrics:
+    """Write `pool.parquet` (one row an example, sorted by uid) and `dropped.parquet` (what is not in it, and why)."""
+    rows = _all_rows(io.artifacts["ingest"])
+    excluded = pc.is_in(rows["uid"], pa.array(section.excluded_uids, pa.string()))
+    taken_down, rows = rows.filter(excluded), rows.filter(pc.invert(excluded))
+    is_first, first_places = _first_places(rows["uid"].to_pylist(), rows["dataset"].to_pylist())
+    pool, duplicates = rows.filter(is_first), rows.filter(pc.invert(is_first))
+    if pool.num_rows == 0:
+        raise BadDataError(
+            f"the pool is empty: {rows.num_rows} rows after {taken_down.num_rows} takedowns.",
+            "Look at the quarantine of the ingest stage, or at pool.excluded_uids.",
+        )
+    dropped = [*_dropped(taken_down, "excluded", {}), *_dropped(duplicates, "duplicate", first_places)]
+    io.output.table("pool.parquet", pool.select(POOL.names), POOL)
+    io.output.table("dropped.parquet", pa.Table.from_pylist(dropped, DROPPED), DROPPED)
+    num_text_only = pc.sum(pc.equal(pool["modality"], "text")).as_py()
+    return {
+        "num_examples": pool.num_rows,
+        "num_text_only": num_text_only,
+        "num_excluded": taken_down.num_rows,
+        "num_duplicates": duplicates.num_rows,
+    }
+
+
+def check_request(artifact: Artifact, run: Run, _: str) -> None:
+    """Refuse a budget or a number of clusters that this pool cannot serve.
+
+    Raises:
+        UsageError: naming what to ask for instead.
+    """
+    num_examples, num_text_only = artifact.record.metrics["num_examples"], artifact.record.metrics["num_text_only"]
+    assert isinstance(num_examples, int)
+    assert isinstance(num_text_only, int)
+    num_with_image = num_examples - num_text_only
+    select = run.config.select
+    resolve_budget(run.config.publish.budget, num_with_image if select.text_only == "exclude" else num_examples)
+    if METHODS[select.method].clustered_signal and run.config.cluster.num_clusters > num_with_image:
+        raise UsageError(
+            f"cluster.num_clusters is {run.config.cluster.num_clusters}, but {num_with_image} examples have an image.",
+            f"Set cluster.num_clusters well below {num_with_image}.",
+        )
+
+
+def _all_rows(ingested: Sequence[Artifact]) -> pa.Table:
+    tables = []
+    for order, artifact in enumerate(ingested):
+        table = read_table(artifact, "examples.parquet", EXAMPLES, COLUMNS)
+        dataset = artifact.node_id.partition(":")[2]
+        table = table.append_column("dataset", pa.array([dataset] * len(table), pa.string()))
+        tables.append(table.append_column("order", pa.array([order] * len(table), pa.int32())))
+    rows = pa.concat_tables(tables)
+    return rows.sort_by([("uid", "ascending"), ("order", "ascending"), ("source_row", "ascending")])
+
+
+def _first_places(uids: list[str], datasets: list[str]) -> tuple[pa.Array, dict[str, str]]:
+    places: dict[str, str] = {}
+    is_first = []
+    for uid, dataset in zip(uids, datasets, strict=True):
+        is_first.append(uid not in places)
+        places.setdefault(uid, dataset)
+    return pa.array(is_first, pa.bool_()), places
+
+
+def _dropped(rows: pa.Table, reason: str, kept_in: dict[str, str]) -> list[dict[str, object]]:
+    return [
+        {**row, "reason": reason, "kept_in": kept_in.get(row["uid"])}
+        for row in rows.select(["uid", "dataset", "source_row"]).to_pylist()
+    ]

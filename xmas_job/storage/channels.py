@@ -1,0 +1,55 @@
+"""Channels: named pointers to a selection. A new number is a move; the history stays.
+
+Owns the only thing in the store that moves.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from xmas_job.fingerprint import canonical_json
+from xmas_job.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One move of a channel."""
+
+    selection: str
+    run: str
+    when: str
+    who: str
+
+
+def current(store: Store, channel: str) -> Move | None:
+    """Where the channel points now."""
+    newest = _newest(store, channel)
+    return _read(store, channel, newest) if newest else None
+
+
+def move(store: Store, channel: str, *, selection: str, run: str, when: str) -> bool:
+    """Point the channel at `selection`; False if it does so already. A lost race looks again and goes on."""
+    while True:
+        newest = _newest(store, channel)
+        if newest and _read(store, channel, newest).selection == selection:
+            return False
+        content = asdict(Move(selection, run, when, getpass.getuser()))
+        if store.create(_key(channel, newest + 1), canonical_json(content)):
+            return True
+
+
+def _key(channel: str, number: int) -> str:
+    return f"channels/{channel}/{number:012d}.json"
+
+
+def _newest(store: Store, channel: str) -> int:
+    numbers = [int(entry.key.rpartition("/")[2].removesuffix(".json")) for entry in store.list(f"channels/{channel}")]
+    return max(numbers, default=0)
+
+
+def _read(store: Store, channel: str, number: int) -> Move:
+    raw: dict[str, Any] = json.loads(store.read(_key(channel, number)))
+    return Move(**raw)

@@ -1,0 +1,135 @@
+"""Leases: one worker builds an artifact, the others wait and read.
+
+Owns taking, keeping and taking over. A lease avoids double work; it does not arbitrate: the record's create-only put
+does, so a worker that was believed dead and wakes up harms nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from xmas_job.errors import TryAgainError
+from xmas_job.logs import get_logger
+from xmas_job.storage.owner import Owner, this_process
+from xmas_job.storage.store import Store
+
+logger = get_logger(__name__)
+
+POLL_SECONDS = 0.2
+
+
+class Lease:
+    """Held by this process while the `with` block runs; `number` counts the takers of this address."""
+
+    def __init__(self, store: Store, prefix: str, number: int, ttl_seconds: float) -> None:
+        self.number = number
+        self._store = store
+        self._key = lease_key(prefix, number)
+        self._interval_seconds = ttl_seconds / 5
+        self._beat = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep_beating, name="lease-heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        try:
+            self._store.put(self._key, _content(self._beat, released=True))
+        except OSError as release_error:
+            # The lease then simply runs out; the error of the block matters more.
+            logger.warning("lease not released", key=self._key, error=str(release_error))
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(self._interval_seconds):
+            self._beat += 1
+            try:
+                self._store.put(self._key, _content(self._beat, released=False))
+            except OSError as error:
+                # A full disk stops the stage itself, with its remedy; a missed beat must not.
+                logger.warning("heartbeat failed", key=self._key, error=str(error))
+
+
+def lease_key(prefix: str, number: int) -> str:
+    """Key of the `number`-th lease under `prefix`."""
+    return f"{prefix}/lease/{number:06d}.json"
+
+
+def try_acquire(store: Store, prefix: str, ttl_seconds: float) -> Lease | None:
+    """The next lease, if nobody holds one whose owner may be alive; else None, at once."""
+    newest = _newest(store, prefix)
+    if newest and not _is_free(_read(store, prefix, newest)):
+        return None
+    return _create(store, prefix, newest + 1, ttl_seconds)
+
+
+def acquire(
+    store: Store, prefix: str, *, ttl_seconds: float, timeout_seconds: float, is_done: Callable[[], bool]
+) -> Lease | None:
+    """Wait for the lease while its holder's heartbeat moves; take over once it stands still for the TTL.
+
+    Args:
+        store: holds the leases.
+        prefix: address of what is being built.
+        ttl_seconds: how long a heartbeat may stand still, on this process's own monotonic clock.
+        timeout_seconds: how long to wait for a holder that is alive.
+        is_done: asked at every look; the wait ends with None once what was waited for is there.
+
+    Raises:
+        TryAgainError: if the holder is still at work after `timeout_seconds`.
+    """
+    started = last_change = time.monotonic()
+    last_seen: object = None
+    while not is_done():
+        newest = _newest(store, prefix)
+        content = _read(store, prefix, newest) if newest else {}
+        now = time.monotonic()
+        if (newest, content.get("beat")) != last_seen:
+            last_seen, last_change = (newest, content.get("beat")), now
+        stands_still = now - last_change >= ttl_seconds
+        if newest == 0 or _is_free(content) or stands_still:
+            if newest and stands_still:
+                logger.warning("taking over a lease that stands still", prefix=prefix, lease=newest, owner=content)
+            if lease := _create(store, prefix, newest + 1, ttl_seconds):
+                return lease
+        elif now - started >= timeout_seconds:
+            raise TryAgainError(
+                f"{prefix} is still being built by {content.get('owner')} after {timeout_seconds:.0f} s.",
+                "Run the same command again later.",
+            )
+        time.sleep(POLL_SECONDS)
+    return None
+
+
+def _create(store: Store, prefix: str, number: int, ttl_seconds: float) -> Lease | None:
+    if store.create(lease_key(prefix, number), _content(0, released=False)):
+        return Lease(store, prefix, number, ttl_seconds)
+    return None
+
+
+def _newest(store: Store, prefix: str) -> int:
+    numbers = [int(entry.key.rpartition("/")[2].removesuffix(".json")) for entry in store.list(f"{prefix}/lease")]
+    return max(numbers, default=0)
+
+
+def _read(store: Store, prefix: str, number: int) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(store.read(lease_key(prefix, number)))
+    return content
+
+
+def _is_free(content: dict[str, Any]) -> bool:
+    return bool(content["released"]) or Owner(**content["owner"]).is_dead()
+
+
+def _content(beat: int, *, released: bool) -> bytes:
+    return json.dumps({"owner": this_process().to_json(), "beat": beat, "released": released}).encode()

@@ -1,0 +1,129 @@
+"""The store in a folder. Create-only by hard link, so that it is atomic between processes and after a crash."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from xmas_job.storage.store import Entry
+
+UNFINISHED = ".unfinished"
+"""Folder of files being written, on the store's own file system; no reader ever sees them."""
+
+
+class LocalStore:
+    """Keys are paths under `root`. Every write becomes visible whole or not at all."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.expanduser().absolute()
+
+    @property
+    def uri(self) -> str:
+        """Root as a file:// URI."""
+        return self._root.as_uri()
+
+    def read(self, key: str) -> bytes:
+        """All bytes of `key`. Raises FileNotFoundError."""
+        return self._path(key).read_bytes()
+
+    def open(self, key: str) -> BinaryIO:
+        """A seekable stream over `key`. Raises FileNotFoundError."""
+        return self._path(key).open("rb")
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write `key` only if it is not there; False if it was. A link fails where the name exists."""
+        path = self._path(key)
+        with self._unfinished(data) as written:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(written, path)
+            except FileExistsError:
+                return False
+        _sync(path.parent)
+        return True
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write `key`, replacing what was there."""
+        with self._unfinished(data) as written:
+            self._make_visible(written, key)
+
+    def upload(self, path: Path, key: str) -> None:
+        """Move a finished local file to `key`; copies when it lies on another file system."""
+        with self._unfinished() as written:
+            shutil.move(path, written)
+            self._make_visible(written, key)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy the object `source` to `target`. Raises FileNotFoundError."""
+        with self._unfinished() as written:
+            shutil.copyfile(self._path(source), written)
+            self._make_visible(written, target)
+
+    def exists(self, key: str) -> bool:
+        """Whether `key` is there."""
+        return self._path(key).is_file()
+
+    def size(self, key: str) -> int | None:
+        """Bytes of `key`, or None if it is not there."""
+        try:
+            return self._path(key).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def delete(self, key: str) -> None:
+        """Remove `key`; nothing happens if it is not there."""
+        self._path(key).unlink(missing_ok=True)
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """Every object under the folder `prefix`, in key order. The etag is the time of the last change."""
+        folder = self._path(prefix) if prefix else self._root
+        found = {path.relative_to(self._root).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        for key, path in sorted(found.items()):
+            if not key.startswith(f"{UNFINISHED}/"):
+                status = path.stat()
+                yield Entry(key, status.st_size, f"{status.st_mtime_ns:x}")
+
+    def local_folder(self, prefix: str) -> Path:
+        """The folder itself: nothing is copied."""
+        return self._path(prefix)
+
+    def _path(self, key: str) -> Path:
+        parts = PurePosixPath(key).parts
+        if not parts or PurePosixPath(key).is_absolute() or ".." in parts or "\0" in key:
+            raise ValueError(f"{key!r} is no key of a store")
+        return self._root.joinpath(*parts)
+
+    @contextmanager
+    def _unfinished(self, data: bytes = b"") -> Iterator[Path]:
+        """A file nobody sees yet, holding `data`; gone when the block ends, unless it was moved away."""
+        folder = self._root / UNFINISHED
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / uuid.uuid4().hex
+        try:
+            path.write_bytes(data)
+            _sync(path)
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _make_visible(self, written: Path, key: str) -> None:
+        """Make a written file durable, then visible under `key`."""
+        _sync(written)
+        target = self._path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        written.replace(target)
+        _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

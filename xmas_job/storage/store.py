@@ -1,0 +1,61 @@
+"""The store: keys and bytes under one root, with a create-only put as the one atomic step.
+
+Owns the contract every store keeps. Knows nothing of artifacts and records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored object. `etag` changes whenever the bytes may have changed."""
+
+    key: str
+    size: int
+    etag: str
+
+
+class Store(Protocol):
+    """Keys are relative, "/"-separated, without "." and ".." parts."""
+
+    @property
+    def uri(self) -> str:
+        """Root as a URI, without a trailing slash."""
+
+    def read(self, key: str) -> bytes:
+        """All bytes of `key`. Raises FileNotFoundError."""
+
+    def open(self, key: str) -> BinaryIO:
+        """A seekable stream over `key`. Raises FileNotFoundError."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write `key` only if it is not there, atomically and durably; False if it was."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write `key`, replacing what was there, atomically."""
+
+    def upload(self, path: Path, key: str) -> None:
+        """Move a finished local file to `key`, atomically and durably."""
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy the object `source` to `target`, atomically and durably. Raises FileNotFoundError."""
+
+    def exists(self, key: str) -> bool:
+        """Whether `key` is there."""
+
+    def size(self, key: str) -> int | None:
+        """Bytes of `key`, or None if it is not there."""
+
+    def delete(self, key: str) -> None:
+        """Remove `key`; nothing happens if it is not there."""
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """Every object whose key starts with the folder `prefix`, in key order."""
+
+    def local_folder(self, prefix: str) -> Path:
+        """A local folder with everything under `prefix`, for libraries that read paths."""

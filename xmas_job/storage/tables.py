@@ -1,0 +1,58 @@
+"""Parquet tables: written to a local file by their schema, read back and checked against it.
+
+Owns the encoding (zstd, schema version in the file's metadata). Equal tables have equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xmas_job.errors import BadDataError
+from xmas_job.storage.record import Artifact
+from xmas_job.storage.schemas import SCHEMA_VERSION
+
+ROWS_PER_GROUP = 65_536
+VERSION_KEY = b"xmas_schema_version"
+
+
+def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
+    """Write `table` to `path` as the table `schema` describes.
+
+    Raises:
+        ValueError: if the columns are not those of the schema, in its order.
+    """
+    if table.column_names != schema.names:
+        raise ValueError(f"{path.name}: columns {table.column_names} are not {schema.names}")
+    versioned = schema.with_metadata({VERSION_KEY: str(SCHEMA_VERSION).encode()})
+    pq.write_table(table.cast(versioned), path, compression="zstd", row_group_size=ROWS_PER_GROUP)
+
+
+def read_table(
+    artifact: Artifact, path: str, schema: pa.Schema | None = None, columns: list[str] | None = None
+) -> pa.Table:
+    """The table named `path`, its bytes checked against the record and its columns against `schema`.
+
+    Args:
+        artifact: holds the file.
+        path: name of the file in the artifact.
+        schema: what it must be; None where the schema depends on the run (signals, trajectories).
+        columns: read only these.
+
+    Raises:
+        BadDataError: if the bytes have changed, or the table is of another schema or version.
+    """
+    table = pq.read_table(io.BytesIO(artifact.read(path)), columns=columns)
+    version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise BadDataError(
+            f"{artifact.key(path)} has schema version {version}; this xmas-job reads {SCHEMA_VERSION}.",
+            "Read it with the xmas-job that wrote it, or build it anew.",
+        )
+    expected = None if schema is None else pa.schema([schema.field(name) for name in columns or schema.names])
+    if expected is not None and not table.schema.equals(expected):
+        raise BadDataError(f"{artifact.key(path)} is not the table it should be: {table.schema}.", "Build it anew.")
+    return table
