@@ -52,6 +52,7 @@ class IngestConfig(Section):
 
     max_quarantine_fraction: float = Field(0.05, ge=0, le=1, description="More bad rows than this stop the run.")
     max_image_pixels: int = Field(100_000_000, gt=0, description="Larger images are quarantined undecoded.")
+    image_root: str = Field("", description="Key of the folder that image paths start from; see image_roots.")
 
 
 class PoolConfig(Section):
@@ -79,7 +80,7 @@ class TrainingConfig(Section):
     warmup_fraction: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    lr_schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     max_length: int = Field(2048, ge=16, description="Tokens; longer examples are cut on the right.")
     seed: int = Field(0, description="Order of the examples, dropout and initialisation.")
     hardware: Hardware = Hardware()
@@ -181,6 +182,10 @@ class RunConfig(Section):
     """One run, from landed datasets to a report."""
 
     datasets: tuple[str, ...] = Field(description="Landed datasets of the pool: name (newest version) or name@version.")
+    image_roots: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="Dataset name -> key of its image folder, where that is not the landed version's own folder.",
+    )
     ingest: IngestConfig = IngestConfig()
     pool: PoolConfig = PoolConfig()
     proxy: ProxyConfig

@@ -153,6 +153,12 @@ def split_training_key(key: str) -> tuple[str, int]:
 # --- sections -----------------------------------------------------------------------------------------------------
 
 
+def _ingest_section(config: RunConfig, dataset: str) -> Section:
+    name, _, version = dataset.partition("@")
+    image_root = config.image_roots.get(name, f"landing/{name}/{version}")
+    return config.ingest.model_copy(update={"image_root": image_root})
+
+
 def _select_section(config: RunConfig, arm: str) -> Section:
     if arm == SUBSET:
         return config.select
@@ -238,7 +244,7 @@ STAGES: tuple[StageSpec, ...] = (
         version=1,
         entrypoint="xmas_job.stages.ingest:run",
         keys=_landed,
-        section=lambda config, _: config.ingest,
+        section=_ingest_section,
         inputs=lambda _, dataset: {"landing": (f"landing:{dataset}",)},
     ),
     StageSpec(

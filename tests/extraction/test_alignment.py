@@ -88,14 +88,12 @@ def test_values_equal_float64_reference_in_any_batch(case: Case, batch: tuple[in
 
 @pytest.mark.parametrize("mistake", [field.name for field in fields(Mistakes)])
 def test_every_mistake_would_be_seen(case: Case, mistake: str) -> None:
-    """Each deviates by a hundred tolerances and more, so the test above fails for code that makes it."""
-    only_with_several_images = mistake == "rows_after_first_image"
-    for one, example in zip(case.encoded, EXAMPLES, strict=True):
-        if only_with_several_images and example.uid != "two images":
-            continue
-        right = case.reference.values(one).sum()
-        wrong = case.reference.values(one, Mistakes(**{mistake: True})).sum()
-        assert abs(wrong / right - 1) > 100 * TOLERANCE, example.uid
+    """Every example shows every mistake by hundreds of tolerances, so the test above fails for code that makes it."""
+    shows = [index for index in range(4) if mistake != "rows_after_first_image" or index >= 2]
+    right = np.array([case.reference.values(case.encoded[index]) for index in shows])
+    wrong = np.array([case.reference.values(case.encoded[index], Mistakes(**{mistake: True})) for index in shows])
+    assert (np.abs(wrong / right - 1).max(axis=1) > 300 * TOLERANCE).all()
+    assert np.abs(wrong.sum(axis=1) / right.sum(axis=1) - 1).max() > 300 * TOLERANCE
 
 
 def test_score_does_not_depend_on_batch_or_padding(case: Case) -> None:
@@ -144,7 +142,9 @@ def test_top_singular_values_of_hand_worked_blocks() -> None:
 def test_top_singular_values_equal_full_svd_for_mixed_shapes() -> None:
     rng = np.random.default_rng(0)
     blocks = [rng.random(shape) for shape in ((40, 16), (7, 30), (3, 3), (90, 12))]
-    expected = [np.pad(np.linalg.svd(block, compute_uv=False)[:5], (0, max(0, 5 - min(block.shape)))) for block in blocks]
+    expected = [
+        np.pad(np.linalg.svd(block, compute_uv=False)[:5], (0, max(0, 5 - min(block.shape)))) for block in blocks
+    ]
     actual = top_singular_values([torch.from_numpy(block) for block in blocks], 5).numpy()
     np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-7)
 
@@ -224,7 +224,9 @@ def test_full_attention_is_never_built(fresh: tuple[LVLM, Encoded], monkeypatch:
     lvlm, encoded = fresh
     shapes = []
     softmax = torch.softmax
-    monkeypatch.setattr(torch, "softmax", lambda scores, dim: shapes.append(tuple(scores.shape)) or softmax(scores, dim))
+    monkeypatch.setattr(
+        torch, "softmax", lambda scores, dim: shapes.append(tuple(scores.shape)) or softmax(scores, dim)
+    )
     alignment_values(lvlm, lvlm.collate([encoded]), top_k=5, checkpoint=0)
     assert shapes == [(num_block_tokens(encoded)[0], len(encoded.input_ids))] * 3
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from tests.tiny_models import tiny_llava, tiny_qwen
 from tests.training.toy import (
     COLOURS,
+    Run,
     files_of,
     ignore_checkpoint,
     ignore_progress,
@@ -23,12 +25,13 @@ from tests.training.toy import (
     mixed_pool,
     settings,
     text_pool,
+    train_toy_proxy,
+    train_toy_target,
 )
 from xmas_job.errors import BadDataError, UsageError
 from xmas_job.evaluation.generate import load_target
 from xmas_job.models.adapter import LVLM
-from xmas_job.training.schedule import checkpoint_positions
-from xmas_job.training.sft import LoraSettings, train_full, train_lora
+from xmas_job.training.sft import train_full, train_lora
 
 
 def _train(lvlm: LVLM, examples: list[Any], **changes: object) -> dict[str, Any]:
@@ -60,65 +63,63 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Bytes are promised for one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
-def full_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A proxy training on 36 mixed examples: 5 steps of 8 (the last of 4), checkpoints at 0, 2, 3 and 5."""
-    directory, calls, progress = tmp_path_factory.mktemp("full"), [], []
-
-    def on_checkpoint(index: int, step: int, examples_seen: int, save: Any) -> None:
-        calls.append((index, step, examples_seen))
-        save(directory / str(index))
-
-    lvlm = tiny_llava()
-    before = _weights(lvlm)
-    metrics = train_full(
-        lvlm,
-        mixed_pool(36),
-        load_image,
-        settings(),
-        checkpoint_steps=checkpoint_positions(36, 3, 8),
-        on_checkpoint=on_checkpoint,
-        on_progress=lambda seen, total: progress.append((seen, total)),
-    )
-    return {"dir": directory, "calls": calls, "progress": progress, "lvlm": lvlm, "before": before, "metrics": metrics}
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train_toy_proxy(tmp_path_factory.mktemp("proxy"))
 
 
-def test_checkpoints_are_saved_at_their_steps_with_the_examples_seen(full_run):
-    assert full_run["calls"] == [(0, 0, 0), (1, 2, 16), (2, 3, 24), (3, 5, 36)]
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train_toy_target(tmp_path_factory.mktemp("target"))
 
 
-def test_progress_counts_examples_to_the_end(full_run):
-    assert full_run["progress"] == [(0, 36), (8, 36), (16, 36), (24, 36), (32, 36), (36, 36)]
+def test_checkpoints_are_saved_at_their_steps_with_the_examples_seen(proxy):
+    assert proxy.checkpoints == [(0, 0, 0), (1, 2, 16), (2, 3, 24), (3, 5, 36)]
 
 
-def test_checkpoint_0_is_the_model_before_and_the_last_is_the_trained_model(full_run):
-    first, last = LVLM.load(full_run["dir"] / "0"), LVLM.load(full_run["dir"] / "3")
-    assert all(torch.equal(full_run["before"][name], weight) for name, weight in _weights(first).items())
-    assert torch.equal(_logits(last), _logits(full_run["lvlm"]))
+def test_progress_counts_examples_to_the_end(proxy):
+    assert proxy.progress == [(0, 36), (8, 36), (16, 36), (24, 36), (32, 36), (36, 36)]
+
+
+def test_checkpoint_0_is_the_model_before_and_the_last_is_the_trained_model(proxy):
+    first, last = LVLM.load(proxy.directory / "0"), LVLM.load(proxy.directory / "3")
+    assert all(torch.equal(_weights(tiny_llava())[name], weight) for name, weight in _weights(first).items())
+    assert torch.equal(_logits(last), _logits(proxy.lvlm))
     assert not torch.equal(_logits(first), _logits(last))
 
 
-def test_every_checkpoint_differs_from_the_one_before(full_run):
-    digests = {hashlib.sha256((full_run["dir"] / str(i) / "model.safetensors").read_bytes()).digest() for i in range(4)}
+def test_every_checkpoint_differs_from_the_one_before(proxy):
+    digests = {hashlib.sha256((proxy.directory / str(i) / "model.safetensors").read_bytes()).digest() for i in range(4)}
     assert len(digests) == 4
 
 
-def test_checkpoints_keep_the_configuration_of_the_model(full_run, base_dir):
+def test_checkpoints_keep_the_configuration_of_the_model(proxy, base_dir):
     for name in ("config.json", "generation_config.json", "processor_config.json"):
-        assert (full_run["dir"] / "2" / name).read_bytes() == (base_dir / name).read_bytes()
+        assert (proxy.directory / "2" / name).read_bytes() == (base_dir / name).read_bytes()
 
 
-def test_full_training_moves_all_but_the_vision_tower(full_run):
-    moved = {name for name, now in _weights(full_run["lvlm"]).items() if not torch.equal(now, full_run["before"][name])}
+def test_full_training_moves_all_but_the_vision_tower(proxy):
+    moved = {name for name, now in _weights(proxy.lvlm).items() if not torch.equal(now, _weights(tiny_llava())[name])}
     # k_proj biases cancel in the softmax, so their gradient is rounding: they may stay.
-    expected = {name for name in full_run["before"] if "vision_tower" not in name and not name.endswith("k_proj.bias")}
+    expected = {
+        name for name in _weights(tiny_llava()) if "vision_tower" not in name and not name.endswith("k_proj.bias")
+    }
     assert expected <= moved
     assert not any("vision_tower" in name for name in moved)
     assert any("multi_modal_projector" in name for name in moved)
 
 
-def test_metrics_count_what_was_learned_from(full_run):
-    metrics = full_run["metrics"]
+def test_metrics_count_what_was_learned_from(proxy):
+    metrics = proxy.metrics
     lvlm = tiny_llava()
     encoded = [lvlm.encode(one, [load_image(uri) for uri in one.image_uris]) for one in mixed_pool(36)]
     assert metrics["num_supervised_tokens"] == sum(int((one.labels != -100).sum()) for one in encoded)
@@ -136,7 +137,7 @@ def test_nothing_is_printed(capfd):
 @pytest.mark.parametrize("pool", [image_pool, text_pool, mixed_pool])
 def test_loss_falls_whatever_the_modality(pool):
     # Batches of 3 of a pool with every fourth text-only: some batches hold images only, some both.
-    metrics = _train(tiny_llava(), pool(96), global_batch=6, per_device_batch=3)
+    metrics = _train(tiny_llava(), pool(96), global_batch=6, per_device_batch=3, learning_rate=1e-2)
     assert metrics["loss_last"] < 0.6 * metrics["loss_first"]
 
 
@@ -193,7 +194,7 @@ def test_weight_decay_spares_vectors():
     _train(plain, mixed_pool(8), learning_rate=1e-4, warmup_fraction=0.0)
     _train(decayed, mixed_pool(8), learning_rate=1e-4, warmup_fraction=0.0, weight_decay=100.0)
     for name, weight in _weights(decayed).items():
-        if name.endswith("norm.weight") or name.endswith(".bias") or "vision_tower" in name:
+        if name.endswith(("norm.weight", ".bias")) or "vision_tower" in name:
             assert torch.equal(weight, _weights(plain)[name]), name
     name = "lm_head.weight"
     torch.testing.assert_close(_weights(decayed)[name], _weights(plain)[name] - 0.01 * _weights(tiny_llava())[name])
@@ -278,37 +279,19 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
     assert {parameter.dtype for parameter in lvlm.model.parameters()} == {torch.float32}
 
 
-@pytest.fixture(scope="module")
-def lora_run(tmp_path_factory: pytest.TempPathFactory, base_dir: Path) -> dict[str, Any]:
-    out_dir = tmp_path_factory.mktemp("lora") / "adapter"
-    lvlm = LVLM.load(base_dir)
-    # Dropout is on, so that the seed's reach over it is tested too.
-    changes = {"lora": LoraSettings(rank=4, alpha=8, dropout=0.1), "projector_learning_rate": 1e-3}
-    progress: list[tuple[int, int]] = []
-    metrics = train_lora(
-        lvlm,
-        mixed_pool(64),
-        load_image,
-        settings(**changes),
-        out_dir=out_dir,
-        on_progress=lambda *done: progress.append(done),
-    )
-    return {"dir": out_dir, "lvlm": lvlm, "metrics": metrics, "progress": progress}
+def test_lora_learns(target):
+    assert target.metrics["loss_last"] < target.metrics["loss_first"]
+    assert target.progress[-1] == (64, 64)
 
 
-def test_lora_learns(lora_run):
-    assert lora_run["metrics"]["loss_last"] < lora_run["metrics"]["loss_first"]
-    assert lora_run["progress"][-1] == (64, 64)
-
-
-def test_a_reloaded_adapter_gives_the_same_logits(lora_run, base_dir):
-    reloaded = load_target(base_dir, lora_run["dir"])
-    assert torch.equal(_logits(reloaded), _logits(lora_run["lvlm"]))
+def test_a_reloaded_adapter_gives_the_same_logits(target, base_dir):
+    reloaded = load_target(base_dir, target.directory)
+    assert torch.equal(_logits(reloaded), _logits(target.lvlm))
     assert not torch.allclose(_logits(reloaded), _logits(LVLM.load(base_dir)), atol=1e-3)
 
 
-def test_the_adapter_holds_language_model_matrices_and_the_projector_alone(lora_run):
-    weights = load_file(lora_run["dir"] / "adapter_model.safetensors")
+def test_the_adapter_holds_language_model_matrices_and_the_projector_alone(target):
+    weights = load_file(target.directory / "adapter_model.safetensors")
     adapted = {name.split("language_model.")[1].split(".lora_")[0] for name in weights if ".lora_" in name}
     linears = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
     linears += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
@@ -317,8 +300,8 @@ def test_the_adapter_holds_language_model_matrices_and_the_projector_alone(lora_
     assert others == {"linear_1.weight", "linear_1.bias", "linear_2.weight", "linear_2.bias"}
 
 
-def test_lora_trains_both_its_matrices_and_the_projector(lora_run, base_dir):
-    weights = load_file(lora_run["dir"] / "adapter_model.safetensors")
+def test_lora_trains_both_its_matrices_and_the_projector(target, base_dir):
+    weights = load_file(target.directory / "adapter_model.safetensors")
     assert all(weight.any() for name, weight in weights.items() if name.endswith("lora_B.weight"))
     base = load_file(base_dir / "model.safetensors")
     for name, weight in weights.items():
@@ -327,10 +310,10 @@ def test_lora_trains_both_its_matrices_and_the_projector(lora_run, base_dir):
             assert not torch.equal(weight, original)
 
 
-def test_lora_leaves_the_base_untouched(lora_run, base_dir):
+def test_lora_leaves_the_base_untouched(target, base_dir):
     now = {
         name.replace(".base_layer", "").replace(".original_module", ""): weight
-        for name, weight in _weights(lora_run["lvlm"]).items()
+        for name, weight in _weights(target.lvlm).items()
         if ".lora_" not in name and ".modules_to_save." not in name
     }
     base = _weights(LVLM.load(base_dir))
@@ -338,9 +321,9 @@ def test_lora_leaves_the_base_untouched(lora_run, base_dir):
     assert all(torch.equal(now[name], weight) for name, weight in base.items())
 
 
-def test_the_adapter_names_no_local_path(lora_run, base_dir):
-    assert sorted(files_of(lora_run["dir"])) == ["adapter_config.json", "adapter_model.safetensors"]
-    assert str(base_dir).encode() not in b"".join(files_of(lora_run["dir"]).values())
+def test_the_adapter_names_no_local_path(target, base_dir):
+    assert sorted(files_of(target.directory)) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert str(base_dir).encode() not in b"".join(files_of(target.directory).values())
 
 
 def test_lora_without_its_settings_is_refused(tmp_path):
@@ -358,35 +341,17 @@ def test_lora_without_its_settings_is_refused(tmp_path):
 _RETRAIN = """
 import sys, torch
 from pathlib import Path
-from tests.tiny_models import tiny_llava
-from tests.training.toy import load_image, mixed_pool, settings, ignore_progress
-from xmas_job.training.sft import LoraSettings, train_full, train_lora
+from tests.training.toy import train_toy_proxy, train_toy_target
 torch.set_num_threads(1)
-out = Path(sys.argv[1])
-train_full(tiny_llava(), mixed_pool(20), load_image, settings(), checkpoint_steps=[2, 3],
-           on_checkpoint=lambda index, step, seen, save: save(out / str(index)), on_progress=ignore_progress)
-train_lora(tiny_llava(), mixed_pool(20), load_image, settings(lora=LoraSettings(4, 8, 0.1)), out_dir=out / "lora",
-           on_progress=ignore_progress)
+train_toy_proxy(Path(sys.argv[1]) / "proxy")
+train_toy_target(Path(sys.argv[1]) / "target")
 """
 
 
-def test_training_again_in_a_fresh_process_gives_the_same_bytes(tmp_path):
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", _RETRAIN, str(tmp_path / hash_seed)],
-            env={**environment, "PYTHONHASHSEED": hash_seed},
-            stderr=subprocess.DEVNULL,
-        )
-        for hash_seed in ("1", "2")
-    ]
-    assert [process.wait() for process in processes] == [0, 0]
-    first, second = files_of(tmp_path / "1"), files_of(tmp_path / "2")
-    assert {name for name in first if name.endswith(".safetensors")} == {
-        "0/model.safetensors",
-        "1/model.safetensors",
-        "2/model.safetensors",
-        "lora/adapter_model.safetensors",
-    }
-    assert first == second
+def test_training_again_in_a_fresh_process_gives_the_same_bytes(proxy, target, tmp_path):
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", _RETRAIN, str(tmp_path)], env=environment, check=True, capture_output=True)
+    assert len(files_of(proxy.directory)) == 4 * 7
+    assert files_of(tmp_path / "proxy") == files_of(proxy.directory)
+    assert files_of(tmp_path / "target") == files_of(target.directory)

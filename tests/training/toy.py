@@ -1,13 +1,18 @@
-"""A pool that a tiny model can learn: the colour of a plain image, and a text-only question. Every question bears a number."""
+"""A pool that a tiny model can learn: the colour of a plain image, and a text-only question; each bears a number."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+from tests.tiny_models import tiny_llava
 from xmas_job.data.examples import Example, Turn, compute_uid
-from xmas_job.training.sft import LoraSettings, TrainingSettings
+from xmas_job.models.adapter import LVLM
+from xmas_job.training.schedule import checkpoint_positions
+from xmas_job.training.sft import LoraSettings, TrainingSettings, train_full, train_lora
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
 
@@ -56,6 +61,51 @@ def ignore_checkpoint(index: int, step: int, examples_seen: int, save: object) -
 
 def ignore_progress(examples_seen: int, num_examples: int) -> None:
     pass
+
+
+@dataclass
+class Run:
+    """A finished training: where it wrote, the trained model, what it returned and what it told on the way."""
+
+    directory: Path
+    lvlm: LVLM = field(default_factory=tiny_llava)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    checkpoints: list[tuple[int, int, int]] = field(default_factory=list)
+    progress: list[tuple[int, int]] = field(default_factory=list)
+
+
+def train_toy_proxy(directory: Path) -> Run:
+    """36 mixed examples: 5 steps of 8 (the last of 4), checkpoints 0 to 3 in directories of these names."""
+    run = Run(directory)
+
+    def on_checkpoint(index: int, step: int, examples_seen: int, save: Any) -> None:
+        run.checkpoints.append((index, step, examples_seen))
+        save(directory / str(index))
+
+    run.metrics = train_full(
+        run.lvlm,
+        mixed_pool(36),
+        load_image,
+        settings(),
+        checkpoint_steps=checkpoint_positions(36, 3, 8),
+        on_checkpoint=on_checkpoint,
+        on_progress=lambda *done: run.progress.append(done),
+    )
+    return run
+
+
+def train_toy_target(directory: Path) -> Run:
+    """64 mixed examples; with dropout, which draws random numbers at every step."""
+    run = Run(directory)
+    run.metrics = train_lora(
+        run.lvlm,
+        mixed_pool(64),
+        load_image,
+        settings(lora=LoraSettings(rank=4, alpha=8, dropout=0.1), projector_learning_rate=1e-3),
+        out_dir=directory,
+        on_progress=lambda *done: run.progress.append(done),
+    )
+    return run
 
 
 def files_of(directory: Path) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring as _json_string
 from typing import Literal
@@ -59,7 +60,7 @@ def normalise_text(text: str) -> str:
     return text.strip()
 
 
-def compute_uid(turns: tuple[Turn, ...], image_sha256: tuple[str, ...]) -> str:
+def compute_uid(turns: tuple[Turn, ...], image_sha256: Sequence[str]) -> str:
     """First 32 hex digits of the sha256 of the canonical JSON of turns and image digests.
 
     The canonical JSON is the UTF-8 of {"images": [sha256, ...], "turns": [[role, text, num_images], ...]} with
@@ -72,16 +73,16 @@ def compute_uid(turns: tuple[Turn, ...], image_sha256: tuple[str, ...]) -> str:
     Raises:
         UnicodeEncodeError: a text holds a lone surrogate, which has no UTF-8.
     """
+    return compute_digests(turns, image_sha256)[0]
+
+
+def compute_digests(turns: tuple[Turn, ...], image_sha256: Sequence[str]) -> tuple[str, str]:
+    """(uid, text_sha256): the latter of the canonical JSON of the turns alone, equal for equal words on other images."""
+    # Written by hand because json.dumps costs as much as all the rest of a row; a test holds them equal.
+    conversation = ",".join([f'["{turn.role}",{_json_string(turn.text)},{turn.num_images}]' for turn in turns])
     images = '"' + '","'.join(image_sha256) + '"' if image_sha256 else ""
-    identity = f'{{"images":[{images}],"turns":{_canonical_turns(turns)}}}'
-    return hashlib.sha256(identity.encode()).hexdigest()[:32]
-
-
-def compute_text_sha256(turns: tuple[Turn, ...]) -> str:
-    """Hex sha256 of the canonical JSON of the turns alone: equal for the same words under other images."""
-    return hashlib.sha256(_canonical_turns(turns).encode()).hexdigest()
-
-
-def _canonical_turns(turns: tuple[Turn, ...]) -> str:
-    # Written by hand because json.dumps costs more than all the rest of reading a row; a test holds them equal.
-    return "[" + ",".join([f'["{turn.role}",{_json_string(turn.text)},{turn.num_images}]' for turn in turns]) + "]"
+    identity = f'{{"images":[{images}],"turns":[{conversation}]}}'
+    return (
+        hashlib.sha256(identity.encode()).hexdigest()[:32],
+        hashlib.sha256(f"[{conversation}]".encode()).hexdigest(),
+    )

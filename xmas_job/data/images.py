@@ -31,6 +31,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:", re.ASCII)
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]", re.ASCII)
 _MAX_PATH_BYTES = 1024  # an S3 key
 _MAX_NAME_BYTES = 255  # a file name on Linux
+_MAX_BYTES_A_CHARACTER = 4
 _IMAGES_A_TASK = 32
 
 
@@ -65,19 +66,18 @@ def check_image_path(path: str) -> str:
         DefectError: the path is empty, absolute, a URL, too long, leaves the root, or holds NUL or lone surrogates.
     """
     check_characters("image path", path)
-    if _URL.match(path):
+    if ":" in path and _URL.match(path):
         raise DefectError("image_is_url", path)
-    if path.startswith("/") or _WINDOWS_DRIVE.match(path):
+    if path.startswith("/") or (":" in path and _WINDOWS_DRIVE.match(path)):
         raise DefectError("image_path_absolute", path)
     parts = [part for part in path.split("/") if part not in {"", "."}]
     if not parts:
         raise DefectError("bad_image_field", f"{path!r} names no file")
     if ".." in parts:
         raise DefectError("image_path_outside_root", path)
-    relative = "/".join(parts)
-    if len(relative) * 4 > _MAX_NAME_BYTES:
-        _check_length(relative, parts)
-    return relative
+    if len(path) * _MAX_BYTES_A_CHARACTER > _MAX_NAME_BYTES:
+        _check_length(path, parts)
+    return "/".join(parts)
 
 
 def _check_length(path: str, parts: list[str]) -> None:

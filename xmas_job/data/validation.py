@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from xmas_job.data.defects import Defect, Reason
-from xmas_job.data.examples import Modality, compute_text_sha256, compute_uid
+from xmas_job.data.examples import Modality, compute_digests
 from xmas_job.data.images import ImageInfo
 from xmas_job.data.readers import Row
 
@@ -71,8 +71,9 @@ def build_example_row(
             return QuarantineRow(source_uri, row.source_row, info.reason, detail)
         infos.append(info)
     image_sha256 = [info.sha256 for info in infos]
+    uid, text_sha256 = compute_digests(row.turns, image_sha256)
     return ExampleRow(
-        uid=compute_uid(row.turns, tuple(image_sha256)),
+        uid=uid,
         source=row.source,
         orig_id=row.orig_id,
         source_uri=source_uri,
@@ -83,7 +84,7 @@ def build_example_row(
         height=infos[0].height if infos else None,
         num_turns=len(row.turns),
         conversation=[(turn.role, turn.text, turn.num_images) for turn in row.turns],
-        text_sha256=compute_text_sha256(row.turns),
+        text_sha256=text_sha256,
         num_words=sum([len(turn.text.split()) for turn in row.turns]),
         modality="image" if infos else "text",
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec
 
@@ -71,7 +72,9 @@ def _draw(
     **named: Arguments.kwargs,
 ) -> str:
     """The SVG of `plot(axes, *arguments)`, `size` units wide and high, ready to stand inside HTML."""
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        # The reader's browser draws the text; matplotlib's own font may lack the glyphs of a name.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         mpl.rcdefaults()  # whatever matplotlibrc lies on this machine
         # Ids inside an SVG are salted hashes: fixed from run to run, and no chart of the page reuses another's.
         mpl.rcParams.update(_STYLE | {"svg.hashsalt": f"{plot.__name__} {arguments!r}"})

@@ -98,8 +98,8 @@ def duration(seconds: float) -> str:
 
 
 def shortened(digest: str) -> str:
-    """The first 16 hex digits of a digest, as much as a person compares."""
-    return digest if len(digest) <= 16 else f"{digest[:16]}…"
+    """The first 12 hex digits of a digest, as much as a person compares."""
+    return digest if len(digest) <= 12 else f"{digest[:12]}…"
 
 
 def _verdict_title(numbers: Json) -> str:
@@ -136,7 +136,7 @@ def _benchmark_charts(benchmark: Json, arms: Sequence[str]) -> Json:
     name, metric = benchmark["benchmark"], benchmark["metric"]
     whole = {"source": "all", "num_examples": benchmark["num_examples"], "arms": benchmark["arms"]}
     num_sources = len(benchmark["sources"])
-    hidden = f" The {num_sources - MAX_ROWS} smallest sources are in report.json." if num_sources > MAX_ROWS else ""
+    hidden = f" The other {num_sources - MAX_ROWS} sources are in report.json." if num_sources > MAX_ROWS else ""
     shown = benchmark["sources"][:MAX_ROWS]
     return {
         "name": name,

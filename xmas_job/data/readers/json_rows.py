@@ -173,6 +173,8 @@ class _Window:
 
     def peek(self) -> str:
         """Skip whitespace and return the character after it, not consumed; "" at the end of the stream."""
+        if self.start < len(self.text) and self.text[self.start] in ",{]":  # the common case, without a search
+            return self.text[self.start]
         while True:
             found = _NOT_WHITESPACE.search(self.text, self.start)
             self.start = found.start() if found else len(self.text)
@@ -217,17 +219,19 @@ def _read_element(decode: _Decoder, window: _Window, name: str, row: int, max_ro
 
 
 def _take(window: _Window, end: int, value: Any, max_row_bytes: int) -> Any:
-    raw = window.text[window.start : end]
-    position, window.start = window.position(window.start), end
-    if len(raw) > max_row_bytes:
-        return Defect("row_too_long", f"character {position}: {len(raw)} characters, over {max_row_bytes}")
-    if raw.isascii():
+    start, window.start = window.start, end
+    if end - start > max_row_bytes:
+        detail = f"character {window.position(start)}: {end - start} characters, over {max_row_bytes}"
+        return Defect("row_too_long", detail)
+    if window.text.isascii():
         return value
     try:
-        raw.encode()
+        window.text[start:end].encode()
     except UnicodeEncodeError as error:
-        byte = ord(raw[error.start]) - 0xDC00
-        return Defect("invalid_utf8", f"character {position + error.start}: byte {byte:#04x}")
+        place = start + error.start
+        return Defect(
+            "invalid_utf8", f"character {window.position(place)}: byte {ord(window.text[place]) - 0xDC00:#04x}"
+        )
     return value
 
 

@@ -17,7 +17,7 @@ from xmas_job.data.readers.json_rows import NumberText, read_values
 from xmas_job.data.readers.turns import build_turns
 
 _SOURCE_KEYS = ("task_name", "source", "dataset")
-_OTHER_MEDIA_KEYS = ("video", "audio")
+_OTHER_MEDIA_KEYS = frozenset({"video", "audio"})
 
 
 def read(stream: BinaryIO, *, name: str, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[Row | BrokenRow]:
@@ -40,9 +40,8 @@ def read(stream: BinaryIO, *, name: str, max_row_bytes: int = MAX_ROW_BYTES) -> 
 def _build_row(source_row: int, record: Any, name: str) -> Row:
     if type(record) is not dict:
         raise DefectError("not_an_object", f"{_kind(record)}")
-    for key in _OTHER_MEDIA_KEYS:
-        if record.get(key):
-            raise DefectError("unsupported_media", key)
+    if not _OTHER_MEDIA_KEYS.isdisjoint(record) and any(record.get(key) for key in _OTHER_MEDIA_KEYS):
+        raise DefectError("unsupported_media", f"one of {sorted(_OTHER_MEDIA_KEYS)}")
     image_paths = _image_paths(record.get("image"))
     return Row(
         source_row=source_row,

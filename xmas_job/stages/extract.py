@@ -1,0 +1,80 @@
+"""extract: alignment values of one partition of a dataset version, at every checkpoint of the proxy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pyarrow as pa
+
+from xmas_job.config import ExtractConfig
+from xmas_job.data.stored import image_loader, read_rows, to_examples
+from xmas_job.extraction.layout import absent_path, signal_path
+from xmas_job.extraction.loop import ExtractionSettings, PartitionSignal, extract_partition
+from xmas_job.models.hardware import apply_hardware
+from xmas_job.stage_io import Metrics, StageIO
+from xmas_job.storage.record import Artifact
+from xmas_job.storage.schemas import ABSENT, signal_schema
+
+CHECKPOINT_FOLDER = re.compile(r"^checkpoint-(\d+)/")
+LAST = "~"
+"""Sorts after every sha256: text-only examples come last."""
+
+
+def run(section: ExtractConfig, io: StageIO) -> Metrics:
+    """Write the partition's values for checkpoints 1..T, and the examples that have none, with the reason."""
+    assert io.partition is not None
+    dtype = apply_hardware(section.hardware)
+    rows = _partition(
+        read_rows(io.artifacts["ingest"], ["conversation", "image_uris", "image_sha256"]), section, io.partition
+    )
+    digests = dict(
+        pair
+        for uris, sha256 in zip(rows["image_uris"].to_pylist(), rows["image_sha256"].to_pylist(), strict=True)
+        for pair in zip(uris, sha256, strict=True)
+    )
+    signals = extract_partition(
+        _checkpoints(io.artifact("proxy")),
+        to_examples(rows),
+        image_loader(io.store, digests),
+        ExtractionSettings(
+            max_length=section.max_length,
+            top_k=section.top_k,
+            token_budget=section.token_budget,
+            dtype=dtype,
+            device=section.hardware.device,
+        ),
+        io.progress,
+    )
+    for checkpoint, signal in signals.items():
+        io.output.table(signal_path(checkpoint, io.partition), _table(signal), signal_schema(section.top_k))
+    absent = next(iter(signals.values())).absent
+    table = pa.Table.from_pylist([{"uid": uid, "reason": reason} for uid, reason in absent], ABSENT)
+    io.output.table(absent_path(io.partition), table, ABSENT)
+    num_scored = rows.num_rows - len(absent)
+    return {"num_examples": rows.num_rows, "num_scored": num_scored, "num_absent": len(absent)}
+
+
+def _partition(rows: pa.Table, section: ExtractConfig, partition: int) -> pa.Table:
+    """A run of the version's examples in (image, uid) order: examples of one image lie together."""
+    images = [sha256[0] if sha256 else LAST for sha256 in rows["image_sha256"].to_pylist()]
+    ordered = rows.append_column("image", pa.array(images)).sort_by([("image", "ascending"), ("uid", "ascending")])
+    return ordered.slice(partition * section.partition_size, section.partition_size)
+
+
+def _checkpoints(proxy: Artifact) -> dict[int, Path]:
+    """Folders of checkpoints 1..T; checkpoint 0, before training, is no part of a trajectory."""
+    indices = {int(match[1]) for path in proxy.paths if (match := CHECKPOINT_FOLDER.match(path))}
+    return {index: proxy.local_folder(f"checkpoint-{index:04d}") for index in sorted(indices - {0})}
+
+
+def _table(signal: PartitionSignal) -> pa.Table:
+    values = pa.FixedSizeListArray.from_arrays(pa.array(signal.values.ravel(), pa.float32()), signal.values.shape[1])
+    return pa.table(
+        {
+            "uid": pa.array(signal.uids, pa.string()),
+            "value": values,
+            "num_text_tokens": signal.num_text_tokens,
+            "num_image_tokens": signal.num_image_tokens,
+        }
+    )

@@ -1,0 +1,147 @@
+"""ingest: one landed dataset version as tables of examples and of quarantined rows; every image decoded once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xmas_job.config import IngestConfig
+from xmas_job.data.defects import REASONS, Defect
+from xmas_job.data.images import ImageInfo, inspect_many, resolve_inside
+from xmas_job.data.readers import BrokenRow, Row, llava
+from xmas_job.data.validation import ExampleRow, QuarantineRow, build_example_row
+from xmas_job.errors import BadDataError, UsageError
+from xmas_job.stage_io import Metrics, StageIO
+from xmas_job.storage.schemas import EXAMPLES, QUARANTINE
+from xmas_job.storage.store import Entry, Store
+
+ROWS_AT_ONCE = 8192
+DATA_FILES = (".json", ".jsonl")
+NUM_TOP_REASONS = 3
+
+
+def run(section: IngestConfig, io: StageIO) -> Metrics:
+    """Write `examples.parquet` and `quarantine.parquet` of one version.
+
+    Raises:
+        UsageError: if the version has no data file, or none of its images is under the image root.
+        BadDataError: if more rows than `max_quarantine_fraction` are bad; the message has the top reasons.
+    """
+    source = io.source("landing")
+    examples: list[pa.Table] = []
+    quarantined: list[QuarantineRow] = []
+    images: dict[str, ImageInfo | Defect] = {}
+    num_rows = 0
+    for file, rows in _rows(io, _data_files(io.store, source.uri)):
+        _inspect(rows, images, section, io)
+        num_rows += len(rows)
+        built = [_build(row, images, file.key, section.image_root) for row in rows]
+        quarantined += [row for row in built if isinstance(row, QuarantineRow)]
+        examples.append(_table([row for row in built if isinstance(row, ExampleRow)], EXAMPLES, ExampleRow))
+    _require_images(images, section.image_root, io.store)
+    _require_enough(num_rows, quarantined, section.max_quarantine_fraction, source.uri)
+    table = pa.concat_tables(examples).sort_by(
+        [("uid", "ascending"), ("source_uri", "ascending"), ("source_row", "ascending")]
+    )
+    io.output.table("examples.parquet", table, EXAMPLES)
+    io.output.table("quarantine.parquet", _table(quarantined, QUARANTINE, QuarantineRow), QUARANTINE)
+    return {
+        "num_rows": num_rows,
+        "num_examples": pc.count_distinct(table["uid"]).as_py(),
+        "num_quarantined": len(quarantined),
+        "num_images": sum(isinstance(image, ImageInfo) for image in images.values()),
+    }
+
+
+def _data_files(store: Store, prefix: str) -> list[Entry]:
+    """Data files of a version: those directly in its folder."""
+    files = [
+        entry
+        for entry in store.list(prefix)
+        if entry.key.endswith(DATA_FILES) and "/" not in entry.key.removeprefix(f"{prefix}/")
+    ]
+    if not files:
+        raise UsageError(f"{store.uri}/{prefix} has no .json or .jsonl file.", "Land LLaVA JSON or JSON lines there.")
+    return files
+
+
+def _rows(io: StageIO, files: Sequence[Entry]) -> Iterator[tuple[Entry, list[Row | BrokenRow]]]:
+    """The rows of every file in runs of `ROWS_AT_ONCE`; tells progress in bytes."""
+    total = sum(file.size for file in files)
+    done = 0
+    for file in files:
+        dataset = file.key.split("/")[1]
+        with io.store.open(file.key) as stream:
+            rows = llava.read(stream, name=dataset)
+            while chunk := list(islice(rows, ROWS_AT_ONCE)):
+                yield file, chunk
+                io.progress(done + min(stream.tell(), file.size), total)
+        done += file.size
+
+
+def _inspect(
+    rows: Sequence[Row | BrokenRow], images: dict[str, ImageInfo | Defect], section: IngestConfig, io: StageIO
+) -> None:
+    """Look into every image that these rows show and no earlier row did."""
+    paths = {path for row in rows if isinstance(row, Row) for path in row.image_paths} - images.keys()
+    images |= inspect_many(
+        paths,
+        _opener(io.store, section.image_root),
+        max_pixels=section.max_image_pixels,
+        num_workers=io.environment.workers,
+        on_progress=lambda _done, _total: None,
+    )
+
+
+def _opener(store: Store, image_root: str) -> Callable[[str], bytes]:
+    folder = store.local_folder(image_root)
+    return lambda path: resolve_inside(folder, path).read_bytes()
+
+
+def _build(
+    row: Row | BrokenRow, images: dict[str, ImageInfo | Defect], source_uri: str, image_root: str
+) -> ExampleRow | QuarantineRow:
+    if isinstance(row, BrokenRow):
+        return QuarantineRow(source_uri, row.source_row, row.defect.reason, row.defect.detail)
+    return build_example_row(row, images, source_uri=source_uri, image_root=image_root)
+
+
+def _table(rows: Sequence[Any], schema: pa.Schema, kind: type) -> pa.Table:
+    assert [field.name for field in fields(kind)] == schema.names
+    columns = list(zip(*(_values(row) for row in rows), strict=True)) or [()] * len(schema)
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+    )
+
+
+def _values(row: Any) -> tuple[Any, ...]:
+    return tuple(getattr(row, field.name) for field in fields(row))
+
+
+def _require_images(images: dict[str, ImageInfo | Defect], image_root: str, store: Store) -> None:
+    is_missing = [isinstance(image, Defect) and image.reason == "missing_image" for image in images.values()]
+    if is_missing and all(is_missing):
+        raise UsageError(
+            f"none of the {len(images):,} images is under {store.uri}/{image_root}.",
+            "Land the images there, or name their folder: --set image_roots.<dataset>=<key under the store root>.",
+        )
+
+
+def _require_enough(num_rows: int, quarantined: Sequence[QuarantineRow], limit: float, prefix: str) -> None:
+    if num_rows == 0:
+        raise BadDataError(f"{prefix} has no rows.", "Land data with at least one row.")
+    if len(quarantined) > limit * num_rows or len(quarantined) == num_rows:
+        counts = Counter(row.reason for row in quarantined).most_common(NUM_TOP_REASONS)
+        reasons = "; ".join(f"{count:,} x {reason} ({REASONS[reason]})" for reason, count in counts)
+        first = quarantined[0]
+        raise BadDataError(
+            f"{len(quarantined):,} of {num_rows:,} rows of {prefix} are bad, the limit is {limit:.1%}: {reasons} "
+            f"First: row {first.source_row} of {first.source_uri}: {first.detail}",
+            "Mend the data, or raise ingest.max_quarantine_fraction.",
+        )

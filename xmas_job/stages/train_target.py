@@ -1,0 +1,32 @@
+"""train_target: the target LVLM, LoRA-tuned on one arm's subset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from xmas_job.config import TargetConfig
+from xmas_job.data.stored import image_loader, read_examples
+from xmas_job.models.adapter import LVLM
+from xmas_job.models.hardware import apply_hardware
+from xmas_job.stage_io import Metrics, StageIO
+from xmas_job.stages.settings import to_training_settings
+from xmas_job.storage.schemas import SUBSET
+from xmas_job.storage.tables import read_table
+from xmas_job.training.sft import train_lora
+
+
+def run(section: TargetConfig, io: StageIO) -> Metrics:
+    """Write `adapter/`: a peft adapter in safetensors."""
+    apply_hardware(section.training.hardware)
+    uids = read_table(io.artifact("subset"), "subset.parquet", SUBSET, ["uid"])["uid"].combine_chunks()
+    examples, digests = read_examples(io.artifacts["ingest"], uids)
+    lvlm = LVLM.load(Path(io.source("model").uri), device=section.training.hardware.device)
+    with io.output.folder("adapter") as folder:
+        return train_lora(
+            lvlm,
+            examples,
+            image_loader(io.store, digests),
+            to_training_settings(section.training, section.lora),
+            out_dir=folder,
+            on_progress=io.progress,
+        )
