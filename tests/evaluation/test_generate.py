@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from tests.tiny_models import sharpen, tiny_llava, tiny_qwen
+from tests.tiny_models import tiny_llava, tiny_qwen
 from tests.training.toy import (
     COLOURS,
     ignore_checkpoint,
@@ -54,105 +55,108 @@ def _straight_line_answer(lvlm: LVLM, example: Example, max_new_tokens: int) -> 
     return lvlm.decode(tokens).strip()
 
 
-def _long_and_short() -> list[Example]:
-    questions = ["Which?", "Which colour is the circle left of the square?", "How many squares are there?"]
-    conversations = [
-        (Turn("user", "Is it red?", 1), Turn("assistant", "no"), Turn("user", questions[1]), Turn("assistant", "x")),
-        *((Turn("user", question, 1), Turn("assistant", "x")) for question in questions),
-        *((Turn("user", question), Turn("assistant", "x")) for question in questions),
-    ]
-    return [
-        Example(f"{index:032x}", turns, ("green",) if turns[0].num_images else ())
-        for index, turns in enumerate(conversations)
-    ]
-
-
-@pytest.fixture(scope="module")
-def talkative() -> LVLM:
-    """Untrained with sharp attention and large token embeddings: long answers that depend on the prompt."""
-    lvlm = tiny_llava(seed=3)
-    sharpen(lvlm.model)
-    for parameter in lvlm.model.get_decoder().parameters():
-        parameter.data.mul_(1.5)
-    return lvlm
-
-
-def test_answers_equal_straight_line_greedy_decoding(talkative):
-    examples = _long_and_short()
-    answers = _answers(talkative, examples)
-    assert answers == [_straight_line_answer(talkative, example, 12) for example in examples]
-    assert len(set(answers)) >= 5  # the model does tell the prompts apart
-
-
-def test_answers_do_not_depend_on_the_batch_or_the_order(talkative):
-    examples = _long_and_short()
-    alone = _answers(talkative, examples, batch_size=1)
-    assert _answers(talkative, examples, batch_size=3) == alone
-    assert _answers(talkative, examples[::-1], batch_size=7) == alone[::-1]
-
-
-def test_answers_keep_their_order_over_many_windows(talkative):
-    examples = _long_and_short() * 6  # 42 examples: three windows at a batch size of 1
-    assert _answers(talkative, examples, batch_size=1, max_new_tokens=2) == (
-        _answers(talkative, examples[:7], max_new_tokens=2) * 6
-    )
-
-
-def test_a_model_with_rotary_sections_answers_as_straight_line_decoding():
-    lvlm, examples = tiny_qwen(seed=1), _long_and_short()
-    sharpen(lvlm.model)
-    expected = [_straight_line_answer(lvlm, example, 6) for example in examples]
-    assert _answers(lvlm, examples, max_new_tokens=6) == expected
-
-
-def test_sampling_and_penalties_of_the_model_are_overruled(talkative):
-    examples = _long_and_short()
-    expected = _answers(talkative, examples)
-    own = talkative.model.generation_config
-    try:
-        own.update(do_sample=True, temperature=5.0, repetition_penalty=3.0)
-        assert _answers(talkative, examples) == expected
-    finally:
-        own.update(do_sample=False, temperature=1.0, repetition_penalty=1.0)
-
-
-def test_progress_counts_answered_examples(talkative):
-    done: list[tuple[int, int]] = []
-    generate_answers(
-        talkative,
-        _long_and_short(),
-        load_image,
-        max_new_tokens=1,
-        batch_size=3,
-        on_progress=lambda *counts: done.append(counts),
-    )
-    assert done == [(3, 7), (6, 7), (7, 7)]
-
-
-def test_no_examples_give_no_answers(talkative):
-    assert _answers(talkative, []) == []
-
-
-def test_an_example_without_an_answer_turn_is_refused(talkative):
-    with pytest.raises(BadDataError, match="no assistant turn"):
-        _answers(talkative, [Example("0" * 32, (Turn("user", "Which?"),))])
-
-
-def test_a_trained_model_answers_and_stops():
-    lvlm = tiny_llava()
+def _teach(lvlm: LVLM, num_examples: int) -> None:
     train_full(
         lvlm,
-        mixed_pool(480),
+        mixed_pool(num_examples),
         load_image,
         settings(learning_rate=1e-2),
         checkpoint_steps=[1],
         on_checkpoint=ignore_checkpoint,
         on_progress=ignore_progress,
     )
-    held_out = [image_example(colour, 900 + number) for number, colour in enumerate(COLOURS)] + [text_example(900)]
-    answers = _answers(lvlm, held_out)
+
+
+def _held_out() -> list[Example]:
+    return [image_example(colour, 900 + number) for number, colour in enumerate(COLOURS)] + [text_example(900)]
+
+
+def _long_and_short() -> list[Example]:
+    """Seven conversations the model was not trained on, of many lengths, and the five of `_held_out`."""
+    questions = ["Which?", "Which colour is the circle left of the square?", "How many squares are there?"]
+    conversations = [
+        (Turn("user", "Is it red?", 1), Turn("assistant", "no"), Turn("user", questions[1]), Turn("assistant", "x")),
+        *((Turn("user", question, 1), Turn("assistant", "x")) for question in questions),
+        *((Turn("user", question), Turn("assistant", "x")) for question in questions),
+    ]
+    return _held_out() + [
+        Example(f"{index:032x}", turns, ("green",) if turns[0].num_images else ())
+        for index, turns in enumerate(conversations)
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained() -> LVLM:
+    lvlm = tiny_llava()
+    _teach(lvlm, 480)
+    return lvlm
+
+
+def test_answers_equal_straight_line_greedy_decoding(trained):
+    examples = _long_and_short()
+    answers = _answers(trained, examples)
+    assert answers == [_straight_line_answer(trained, example, 12) for example in examples]
+    assert len(set(answers)) >= 5  # the model does tell the prompts apart
+
+
+def test_answers_do_not_depend_on_the_batch_or_the_order(trained):
+    examples = _long_and_short()
+    alone = _answers(trained, examples, batch_size=1)
+    assert _answers(trained, examples, batch_size=3) == alone
+    assert _answers(trained, examples[::-1], batch_size=7) == alone[::-1]
+
+
+def test_answers_keep_their_order_over_many_windows(trained):
+    examples = _long_and_short()
+    many = examples * 3  # 36 examples: three windows at a batch size of 1
+    assert _answers(trained, many, batch_size=1, max_new_tokens=2) == _answers(trained, examples, max_new_tokens=2) * 3
+
+
+def test_a_model_with_rotary_sections_answers_as_straight_line_decoding():
+    lvlm, examples = tiny_qwen(), _long_and_short()
+    _teach(lvlm, 400)
+    expected = [_straight_line_answer(lvlm, example, 6) for example in examples]
+    assert _answers(lvlm, examples, max_new_tokens=6) == expected
+    assert len(set(expected)) >= 3
+
+
+def test_sampling_and_penalties_of_the_model_are_overruled(trained):
+    examples = _long_and_short()
+    expected = _answers(trained, examples)
+    own = trained.model.generation_config
+    try:
+        own.update(do_sample=True, temperature=5.0, repetition_penalty=3.0)
+        assert _answers(trained, examples) == expected
+    finally:
+        own.update(do_sample=False, temperature=1.0, repetition_penalty=1.0)
+
+
+def test_progress_counts_answered_examples(trained):
+    done: list[tuple[int, int]] = []
+    generate_answers(
+        trained,
+        _long_and_short(),
+        load_image,
+        max_new_tokens=1,
+        batch_size=5,
+        on_progress=lambda *counts: done.append(counts),
+    )
+    assert done == [(5, 12), (10, 12), (12, 12)]
+
+
+def test_no_examples_give_no_answers(trained):
+    assert _answers(trained, []) == []
+
+
+def test_an_example_without_an_answer_turn_is_refused(trained):
+    with pytest.raises(BadDataError, match="no assistant turn"):
+        _answers(trained, [Example("0" * 32, (Turn("user", "Which?"),))])
+
+
+def test_a_trained_model_answers_and_stops(trained):
+    answers = _answers(trained, _held_out())
     assert answers == ["red", "green", "blue", "yellow", "one two three"]
-    assert exact_match(answers, [lvlm.answer_text(example) for example in held_out]).tolist() == [1.0] * 5
+    assert exact_match(answers, [trained.answer_text(example) for example in _held_out()]).tolist() == [1.0] * 5
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +196,15 @@ def test_a_missing_adapter_is_refused(base_dir, tmp_path):
         load_target(base_dir, tmp_path)
 
 
-def test_an_adapter_of_another_model_is_refused(adapter_dir, tmp_path):
-    tiny_llava(num_layers=4).save(tmp_path)
+def test_an_adapter_of_another_family_is_refused(adapter_dir, tmp_path):
+    tiny_qwen().save(tmp_path)
     with pytest.raises(UsageError, match="does not fit"):
         load_target(tmp_path, adapter_dir)
+
+
+def test_an_adapter_of_a_shallower_model_is_refused(base_dir, adapter_dir, tmp_path):
+    (tmp_path / "adapter_config.json").write_bytes((adapter_dir / "adapter_config.json").read_bytes())
+    weights = load_file(adapter_dir / "adapter_model.safetensors")
+    save_file({n: w for n, w in weights.items() if ".layers.2." not in n}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UsageError, match="does not fit"):
+        load_target(base_dir, tmp_path)

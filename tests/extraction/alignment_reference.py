@@ -1,7 +1,7 @@
 """The alignment score written again, straight down in float64 numpy, one example at a time, with mistakes to order.
 
 Knows nothing of xmas_job's extraction: it runs a float64 copy of the whole model, keeps every q_proj and k_proj output
-and follows METHODS' words: concatenated heads, full softmax, text rows, image columns, sum over layers, full SVD.
+and follows the paper's words: concatenated heads, full softmax, text rows, image columns, sum over layers, full SVD.
 """
 
 from __future__ import annotations

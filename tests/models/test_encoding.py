@@ -58,8 +58,8 @@ def shown(lvlm: LVLM, encoded: Encoded) -> str:
     """Tokens joined; labelled ones in square brackets, image placeholders as dots."""
     parts = []
     for token, label in zip(tokens_of(lvlm, encoded.input_ids), encoded.labels.tolist(), strict=True):
-        token = "·" if token == lvlm.processor.image_token else token
-        parts.append(token if label == IGNORED_LABEL else f"[{token}]")
+        mark = "·" if token == lvlm.processor.image_token else token
+        parts.append(mark if label == IGNORED_LABEL else f"[{mark}]")
     return "".join(parts)
 
 

@@ -38,7 +38,7 @@ def make_evaluation(verdict: Verdict, *, num_seeds: int = 1, benchmark: str = "h
     return Evaluation(tuple(scores), (comparison,))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run() -> RunFacts:
     return RunFacts(
         run_id="run-1",
@@ -59,7 +59,7 @@ def run() -> RunFacts:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pool() -> Pool:
     """Ten examples: rows 0-3 are cluster 0, 4-6 cluster 1, 7-8 cluster 2, row 9 is text-only; 0, 1, 6, 9 are kept."""
     return Pool(
@@ -74,7 +74,7 @@ def pool() -> Pool:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def trajectories() -> Trajectories:
     return Trajectories(
         values=np.array([[0, 1], [10, 11], [20, 21], [5, 5], [7, 9]], dtype=np.float32),
@@ -84,7 +84,7 @@ def trajectories() -> Trajectories:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def stages() -> tuple[StageFacts, ...]:
     return (
         StageFacts("ingest", "hit", 0.02, "a" * 64),

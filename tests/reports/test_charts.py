@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -15,7 +15,7 @@ def entry(arm: str, mean: float = 0.5, standard_error: float | None = 0.1) -> di
 
 def texts(svg: str) -> list[str]:
     # The SVG goes inside HTML, so it carries no namespaces; xlink is declared here to parse it.
-    root = ElementTree.fromstring(svg.replace("<svg", '<svg xmlns:xlink="x"', 1))
+    root = ET.fromstring(svg.replace("<svg", '<svg xmlns:xlink="x"', 1))
     return [element.text or "" for element in root.iter("text")]
 
 
@@ -80,7 +80,7 @@ def test_panel_of_equal_values_still_has_an_axis():
 
     (svg,) = charts.trajectory_panels({"panels": [panel], "positions": [1.0]})
 
-    assert "2.0" in texts(svg)
+    assert "2.00" in texts(svg)
 
 
 def test_cluster_sizes_show_a_single_cluster_and_one_without_a_kept_example():

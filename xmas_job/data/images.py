@@ -70,14 +70,16 @@ def check_image_path(path: str) -> str:
         raise DefectError("image_is_url", path)
     if path.startswith("/") or (":" in path and _WINDOWS_DRIVE.match(path)):
         raise DefectError("image_path_absolute", path)
-    parts = [part for part in path.split("/") if part not in {"", "."}]
-    if not parts:
-        raise DefectError("bad_image_field", f"{path!r} names no file")
+    parts = path.split("/")
     if ".." in parts:
         raise DefectError("image_path_outside_root", path)
     if len(path) * _MAX_BYTES_A_CHARACTER > _MAX_NAME_BYTES:
         _check_length(path, parts)
-    return "/".join(parts)
+    if "" in parts or "." in parts:
+        path = "/".join([part for part in parts if part not in {"", "."}])
+    if not path:
+        raise DefectError("bad_image_field", "an image path names no file")
+    return path
 
 
 def _check_length(path: str, parts: list[str]) -> None:

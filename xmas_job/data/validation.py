@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from xmas_job.data.defects import Defect, Reason
-from xmas_job.data.examples import Modality, compute_digests
+from xmas_job.data.examples import Modality, Turn, compute_digests
 from xmas_job.data.images import ImageInfo
 from xmas_job.data.readers import Row
 
@@ -22,7 +22,6 @@ class ExampleRow:
         width: pixels of the first image; None for text-only examples.
         height: pixels of the first image; None for text-only examples.
         num_turns: messages, the system turn included.
-        conversation: (role, text, num_images) a message; Arrow takes such tuples as structs.
         num_words: whitespace-separated words of all messages; token counts need a model and come with its signals.
     """
 
@@ -36,7 +35,7 @@ class ExampleRow:
     width: int | None
     height: int | None
     num_turns: int
-    conversation: list[tuple[str, str, int]]
+    conversation: tuple[Turn, ...]
     text_sha256: str
     num_words: int
     modality: Modality
@@ -83,7 +82,7 @@ def build_example_row(
         width=infos[0].width if infos else None,
         height=infos[0].height if infos else None,
         num_turns=len(row.turns),
-        conversation=[(turn.role, turn.text, turn.num_images) for turn in row.turns],
+        conversation=row.turns,
         text_sha256=text_sha256,
         num_words=sum([len(turn.text.split()) for turn in row.turns]),
         modality="image" if infos else "text",

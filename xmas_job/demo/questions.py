@@ -104,16 +104,15 @@ def arithmetic_questions() -> list[Question]:
 
 
 def describe(shape: Shape) -> str:
-    """The shape in words, e.g. `large red striped circle , top left`."""
-    return f"{shape.size} {shape.colour} {shape.pattern} {shape.kind} , {shape.place}"
+    """The shape in words, its kind first, e.g. `circle : large red striped , top left`."""
+    return f"{shape.kind} : {shape.size} {shape.colour} {shape.pattern} , {shape.place}"
 
 
 def general_questions(scene: Scene, rng: np.random.Generator, num_questions: int) -> list[Question]:
     """Questions outside the seven families, which teach to see and to speak: a caption and descriptions of parts."""
     caption = Question("Describe the picture.", " ; ".join(describe(shape) for shape in scene.shapes))
-    questions = [_general_question(scene, rng) for _ in range(num_questions - 1)]
-    questions.insert(int(rng.integers(num_questions)), caption)
-    return questions
+    # The caption comes last: before it, the answers can only be read from the picture.
+    return [*(_general_question(scene, rng) for _ in range(num_questions - 1)), caption]
 
 
 def _general_question(scene: Scene, rng: np.random.Generator) -> Question:

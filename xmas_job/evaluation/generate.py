@@ -39,18 +39,22 @@ def load_target(
     lvlm = LVLM.load(base_dir, device=device, dtype=dtype)
     if adapter_dir is None:
         return lvlm
-    weights = adapter_dir / "adapter_model.safetensors"
-    if not ((adapter_dir / "adapter_config.json").is_file() and weights.is_file()):
+    if not all((adapter_dir / name).is_file() for name in ("adapter_config.json", "adapter_model.safetensors")):
         raise UsageError(f"No LoRA adapter at {adapter_dir}.", "Give a directory that train_target wrote.")
-    # peft puts the adapter into lvlm.model itself; the wrapper it returns is not needed.
-    adapted = PeftModel.from_pretrained(lvlm.model, adapter_dir)
-    with safe_open(weights, framework="pt") as stored:
-        if set(stored.keys()) != set(get_peft_model_state_dict(adapted)):  # peft 0.21 only warns of missing weights
-            raise UsageError(
-                f"The adapter at {adapter_dir} does not fit {base_dir}.", "Give the base it was trained on."
-            )
+    if not _carries(lvlm, adapter_dir):
+        raise UsageError(f"The adapter at {adapter_dir} does not fit {base_dir}.", "Give the base it was trained on.")
     lvlm.model.eval()
     return lvlm
+
+
+def _carries(lvlm: LVLM, adapter_dir: Path) -> bool:
+    """Put the adapter into `lvlm.model` itself (peft's wrapper is not needed); False where they do not fit."""
+    try:
+        adapted = PeftModel.from_pretrained(lvlm.model, adapter_dir)
+    except (ValueError, RuntimeError):  # no such modules, other shapes
+        return False
+    with safe_open(adapter_dir / "adapter_model.safetensors", framework="pt") as stored:
+        return set(stored.keys()) == set(get_peft_model_state_dict(adapted))  # peft 0.21 only warns of missing weights
 
 
 def generate_answers(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,7 @@ def _facts(io: StageIO, manifest: Manifest) -> RunFacts:
     reasons: Counter[str] = Counter()
     for artifact in ingested:
         reasons.update(read_table(artifact, "quarantine.parquet", QUARANTINE, ["reason"])["reason"].to_pylist())
-    meanings: Mapping[str, str] = dict(REASONS)
+    meanings = {str(code): meaning for code, meaning in REASONS.items()}
     dropped = manifest.snapshot
     return RunFacts(
         run_id="",

@@ -48,8 +48,10 @@ def build_turns(messages: Sequence[tuple[str, str]], num_images: int) -> tuple[T
 def _build_turn(place: int, role: str, text: str) -> Turn:
     if role not in ROLES:
         raise DefectError("unknown_role", f"turn {place}: {role!r:.100}")
-    check_characters(f"turn {place}", text)
-    return Turn(ROLES[role], normalise_text(text), text.count(IMAGE_PLACEHOLDER))
+    if "\0" in text or not text.isascii():
+        check_characters(f"turn {place}", text)
+    num_images = text.count(IMAGE_PLACEHOLDER) if "<" in text else 0
+    return Turn(ROLES[role], normalise_text(text), num_images)
 
 
 def _check_order(turns: Sequence[Turn], first: int) -> None:

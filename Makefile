@@ -1,0 +1,45 @@
+# `make setup` once, then `make test`. Everything lives in .venv; nothing else on the machine is touched.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := docker/locks/dev.txt
+# Processes share the cores; one thread each keeps them from fighting.
+export OMP_NUM_THREADS ?= 1
+# Without byte code every process that imports torch would compile it again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help setup test check demo locks clean
+.DEFAULT_GOAL := help
+
+help: ## Show the targets.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed ## Make .venv with the locked packages and this package.
+
+$(VENV)/.installed: $(LOCK) pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+test: setup ## Run all tests that need no engine, server or GPU.
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: setup ## Lint, types and the layers of the architecture.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+demo: setup ## Land the demo and run the whole line on it, budget 15%.
+	$(BIN)/xmas-job demo land
+	$(BIN)/xmas-job run --recipe demo --budget 15%
+
+# UV_FIND_LINKS: uv does not read pip's own variable, and would take the CUDA build of torch where pip takes a local one.
+locks: setup ## Pin every package again (needs uv).
+	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/python -m uv pip compile pyproject.toml --extra train --extra dev \
+		--python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o $(LOCK)
+	sed -i 's/+cpu$$//' $(LOCK)
+
+clean: ## Remove .venv and the caches; the store in .xmas stays.
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
