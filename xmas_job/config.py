@@ -51,7 +51,9 @@ class IngestConfig(Section):
     """Reading and validating one landed dataset version."""
 
     max_quarantine_fraction: float = Field(0.05, ge=0, le=1, description="More bad rows than this stop the run.")
-    max_image_pixels: int = Field(100_000_000, gt=0, description="Larger images are quarantined undecoded.")
+    max_image_pixels: int = Field(
+        89_000_000, gt=0, description="Larger images are quarantined undecoded. Pillow itself warns above 89.5 million."
+    )
     image_root: str = Field("", description="Key of the folder that image paths start from; see image_roots.")
 
 

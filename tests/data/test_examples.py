@@ -2,7 +2,7 @@ import hashlib
 import json
 from typing import get_args
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from xmas_job.data.defects import REASONS, Reason
@@ -56,6 +56,8 @@ def test_normalise_text_takes_out_placeholders_crlf_and_outer_whitespace_only() 
 
 
 @given(st.lists(st.sampled_from(["<image>", "<ima", "ge>", "\r", "\n", " ", "x", "\u3000", "<"])).map("".join))
+@example("a\r\r\nb")
+@example("<ima<image>ge>")
 def test_normalise_text_twice_changes_nothing(text: str) -> None:
     once = normalise_text(text)
     assert normalise_text(once) == once

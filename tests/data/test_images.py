@@ -71,14 +71,16 @@ class TestInspect:
         image = picture().convert("L").convert("I;16") if mode == "I;16" else picture().convert(mode)
         assert inspected(encoded(image)).mode == mode
 
-    def test_size_is_the_upright_one(self) -> None:
+    @pytest.mark.parametrize(
+        ("orientation", "size"),
+        [(1, (48, 32)), (3, (48, 32)), (5, (32, 48)), (6, (32, 48)), (7, (32, 48)), (8, (32, 48))],
+    )
+    def test_size_is_the_upright_one(self, orientation: int, size: tuple[int, int]) -> None:
         exif = Image.Exif()
-        exif[0x0112] = 6
-        info = inspected(encoded(picture(), "JPEG", exif=exif))
-        assert (info.width, info.height) == (32, 48)
-        exif[0x0112] = 3
-        info = inspected(encoded(picture(), "JPEG", exif=exif))
-        assert (info.width, info.height) == (48, 32)
+        exif[0x0112] = orientation
+        data = encoded(picture(), "JPEG", exif=exif)
+        info = inspected(data)
+        assert (info.width, info.height) == size == load_rgb(data).size
 
     def test_pixel_limit_is_checked_before_decoding(self) -> None:
         assert refused(png_header(101, 100)) == "too_many_pixels"
@@ -162,9 +164,12 @@ class TestLoadRgb:
         exif[0x0112] = orientation
         assert corners(encoded(picture(), "PNG", exif=exif)) == expected
 
-    def test_sixteen_bit_grey_keeps_its_high_byte(self) -> None:
-        grey = np.array([[0, 255, 256, 0x7FFF, 0x8000, 0xFFFF]], np.uint16)
-        data = encoded(Image.fromarray(grey))
+    @pytest.mark.parametrize(("mode", "format_"), [("I;16", "PNG"), ("I;16", "TIFF"), ("I;16B", "TIFF"), ("I", "PPM")])
+    def test_sixteen_bit_grey_keeps_its_high_byte(self, mode: str, format_: str) -> None:
+        grey = np.array([[0, 255, 256, 0x7FFF, 0x8000, 0xFFFF]], ">u2" if mode == "I;16B" else "<u2")
+        image = Image.frombytes(mode, (6, 1), grey.tobytes()) if mode != "I" else Image.fromarray(grey.astype(np.int32))
+        data = encoded(image, format_)
+        assert inspected(data).mode == mode
         assert np.asarray(load_rgb(data))[0, :, 1].tolist() == [0, 0, 1, 127, 128, 255]
 
     def test_transparent_pixels_stand_on_white(self) -> None:

@@ -65,6 +65,7 @@ class TestAnyChunkSize:
 
     def test_broken_line_is_one_defect_and_the_next_line_is_read(self) -> None:
         data = b'{"a":"1"}\n{"a":\n{"a":"1"}{}\n\xff\xfe{}\n{"a":"1","a":"2"}\n"' + b"x" * LIMIT + b'"\nnull'
+        assert [row for row, _ in values(data)] == list(range(7))
         assert reasons(values(data)) == [
             {"a": "1"},
             "invalid_json",
@@ -92,6 +93,16 @@ class TestAnyChunkSize:
             assert rows_before_the_error(whole[:length]) == rows
         assert values(whole) == [(0, {"a": "ä"}), (1, {"b": ["c"]})]
 
+    def test_error_of_a_broken_list_names_row_and_character(self) -> None:
+        with pytest.raises(BadDataError, match=r"in row 2 at character 11;") as caught:
+            values(b'["a", "b", }]')
+        assert "JSON lines" in caught.value.remedy
+
+    def test_defect_in_a_list_names_the_character(self) -> None:
+        found = values(b'["a", "\xff", "' + b"x" * LIMIT + b'"]')
+        details = [value.detail for _, value in found if isinstance(value, Defect)]
+        assert details == ["character 7: byte 0xff", f"character 11: {LIMIT + 2} characters, over {LIMIT}"]
+
     def test_wrong_byte_in_a_list_breaks_its_row_only(self) -> None:
         assert reasons(values('[{"a":"ä"},{"a":"'.encode() + b"\xff" + b'"},{"a":"b"}]')) == [
             {"a": "ä"},
@@ -113,12 +124,6 @@ class TestAnyChunkSize:
 
 def test_rows_before_a_cut_are_yielded() -> None:
     assert rows_before_the_error(b'["a", "b", "c') == ["a", "b"]
-
-
-def test_error_of_a_broken_list_names_row_and_character() -> None:
-    with pytest.raises(BadDataError, match=r"in row 2 at character 11;") as caught:
-        values(b'["a", "b", }]')
-    assert "JSON lines" in caught.value.remedy
 
 
 @given(

@@ -25,7 +25,7 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"
 """What Pillow may try. Choice: pixel formats only; its EPS reader would start Ghostscript on landed bytes."""
 
 _RGB_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
-_WIDE_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+_WIDE_MODES = frozenset({"I", "I;16", "I;16B"})
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:", re.ASCII)
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]", re.ASCII)

@@ -113,15 +113,10 @@ def _build(
 
 
 def _table(rows: Sequence[Any], schema: pa.Schema, kind: type) -> pa.Table:
+    """Rows of dataclasses as a table, column by column."""
     assert [field.name for field in fields(kind)] == schema.names
-    columns = list(zip(*(_values(row) for row in rows), strict=True)) or [()] * len(schema)
-    return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
-    )
-
-
-def _values(row: Any) -> tuple[Any, ...]:
-    return tuple(getattr(row, field.name) for field in fields(row))
+    arrays = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in schema]
+    return pa.table(arrays, schema=schema)
 
 
 def _require_images(images: dict[str, ImageInfo | Defect], image_root: str, store: Store) -> None:

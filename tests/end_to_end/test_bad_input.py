@@ -1,0 +1,145 @@
+"""Bad input through the command line: one line with the remedy, the right exit code, nothing half-published."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.line import World
+
+
+def rewrite_pool(world: World, change: Callable[[list[dict[str, object]]], list[dict[str, object]]]) -> None:
+    data = world.store / "landing/demo/v1/data.json"
+    data.write_text(json.dumps(change(json.loads(data.read_text()))))
+
+
+def empty_the_pool(world: World) -> None:
+    rewrite_pool(world, lambda _: [])
+
+
+def break_every_row(world: World) -> None:
+    rewrite_pool(world, lambda rows: [{**row, "conversations": []} for row in rows])
+
+
+def break_half_of_the_rows(world: World) -> None:
+    rewrite_pool(world, lambda rows: [{**row, "conversations": []} if i % 2 else row for i, row in enumerate(rows)])
+
+
+def remove_the_images(world: World) -> None:
+    shutil.rmtree(world.store / "landing/demo/v1/images")
+
+
+def take_back_the_landing(world: World) -> None:
+    (world.store / "landing/demo/v1/_SUCCESS").unlink()
+
+
+def show_one_picture_only(world: World) -> None:
+    """Every image row becomes the same picture and the same words, but for the id: all trajectories are equal."""
+
+    def repeat(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+        first = next(row for row in rows if isinstance(row.get("image"), str))
+        words = ["red", "blue"]
+        return [
+            {**first, "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": word}]}
+            for word in words
+        ] * 40
+
+    rewrite_pool(world, repeat)
+
+
+def nothing(_: World) -> None:
+    pass
+
+
+CASES = [
+    (nothing, ["--set", "clster.num_clusters=5"], 2, "unknown key 'clster'", "Did you mean 'cluster'?"),
+    (nothing, ["--budget", "0"], 2, "budget '0' selects nothing", "Correct it"),
+    (nothing, ["--budget", "101%"], 2, "above the pool", "Correct it"),
+    (nothing, ["--budget", "100000"], 2, "budget 100000 is above the pool", "Ask for at most"),
+    (nothing, ["--method", "magic"], 2, "unknown method 'magic'; known: full, random, xmas", "Correct it"),
+    (nothing, ["--set", "proxy.model=models/none"], 2, "'models/none' is no model folder", "Give the folder"),
+    (nothing, ["--set", "cluster.num_clusters=5000"], 2, "cluster.num_clusters is 5000", "well below"),
+    (show_one_picture_only, [], 2, "cluster.num_clusters is 6, but 2 examples have an image", "well below 2"),
+    (take_back_the_landing, [], 2, "dataset 'demo' has no landed version", "demo land"),
+    (remove_the_images, [], 2, "images is under", "image_roots"),
+    (empty_the_pool, [], 64, "has no rows", "Land data"),
+    (break_every_row, [], 64, "rows of landing/demo/v1 are bad", "max_quarantine_fraction"),
+    (break_half_of_the_rows, [], 64, "no_conversation", "max_quarantine_fraction"),
+]
+
+
+@pytest.mark.parametrize(("breaks", "arguments", "code", "says", "remedy"), CASES)
+def test_bad_input_ends_with_one_line_and_its_code(
+    landed: World,
+    tmp_path: Path,
+    breaks: Callable[[World], None],
+    arguments: list[str],
+    code: int,
+    says: str,
+    remedy: str,
+) -> None:
+    world = landed.copy(tmp_path / "world")
+    breaks(world)
+    done = world.call("run", "--recipe", str(world.recipe), *arguments)
+    error = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert done.returncode == code, done.stderr
+    assert error[0].startswith("error: ")
+    assert says in error[0]
+    assert remedy in error[1]
+    assert len(error) == 2
+    assert "Traceback" not in done.stderr
+    assert not (world.store / "selections").exists()
+    assert not (world.store / "channels").exists()
+
+
+def test_more_clusters_than_distinct_trajectories_is_refused(finished: World, tmp_path: Path) -> None:
+    """More images than clusters, but too few different ones: known only after extraction."""
+    world = finished.copy(tmp_path / "world")
+    num_images = json.loads(next(world.store.glob("artifacts/cluster/*/record.json")).read_bytes())["metrics"][
+        "num_examples"
+    ]
+    arguments = ["--set", f"cluster.num_clusters={num_images}", "--set", "comparison=null"]
+    done = world.call("run", "--recipe", str(world.recipe), "--run-id", "many", *arguments)
+    if done.returncode == 0:  # all trajectories differ: K may be their number
+        assert len(list(world.store.glob("artifacts/cluster/*/record.json"))) == 2
+    else:
+        assert done.returncode == 2
+        assert "distinct trajectories" in done.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with 6 MB, too small for the proxy's checkpoints."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        assert os.environ.get("CI") != "true", "CI must be able to mount a small file system"
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk_says_so_and_goes_on_once_there_is_room(
+    landed: World, finished: World, small_disk: Path, tmp_path: Path
+) -> None:
+    world = landed.copy(tmp_path / "world")
+    (world.store / "artifacts").symlink_to(small_disk)
+    arguments = ("run", "--recipe", str(world.recipe), "--run-id", "tested", "--set", "comparison=null")
+    full = world.call(*arguments)
+    assert full.returncode == 75
+    assert "no space left" in full.stderr
+    assert "Free some space" in full.stderr
+    assert not (world.store / "selections").exists()
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    again = world.call(*arguments)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert world.published() == finished.published()
