@@ -157,7 +157,9 @@ class Runner:
             "digest": result.artifact.record.digest,
             "address": result.artifact.address,
         }
-        self.store.put(outcome_key(self.run.run_id, result.node_id), canonical_json(outcome))
+        # What this run built stays built, when another of its workers or a later try finds it.
+        write = self.store.put if result.status == "built" else self.store.create
+        write(outcome_key(self.run.run_id, result.node_id), canonical_json(outcome))
         logger.info("stage done", status=result.status, seconds=round(result.seconds, 2))
 
     def num_partitions(self, node: Node) -> int:
@@ -232,12 +234,8 @@ class Runner:
             scratch_folder(self.environment.scratch) as scratch,
             structlog.contextvars.bound_contextvars(attempt=lease.number, **unit.context),
         ):
-            # Looked at before the check: a process that sleeps in between must not delete a record made meanwhile.
-            has_record = self.store.exists(unit.record_key)
             if artifact := self._committed(unit.node, unit.address, unit.record_key):
                 return artifact, "hit"
-            if has_record:
-                self.store.delete(unit.record_key)  # its files are lost
             logger.info("stage started")
             started = time.monotonic()
             output = Output(self.store, unit.address, f"{unit.attempts}/{lease.number}", scratch)
@@ -252,7 +250,7 @@ class Runner:
         artifacts: dict[str, tuple[Artifact, ...]] = {}
         found: dict[str, tuple[Source, ...]] = {}
         for name, items in node.inputs.items():
-            if all(is_source(item) for item in items):
+            if any(is_source(item) for item in items):
                 found[name] = tuple(self.run.sources[item] for item in items)
             else:
                 artifacts[name] = tuple(self._input(item) for item in items)
@@ -286,13 +284,13 @@ class Runner:
         )
 
     def _commit(self, unit: _Unit, record: Record) -> tuple[Artifact, Status]:
-        if self.store.create(unit.record_key, record.to_bytes()):
-            return Artifact(self.store, unit.address, record, unit.node.id), "built"
-        # Another worker was first. Its bytes are what everybody reads.
-        winner = self._committed(unit.node, unit.address, unit.record_key)
-        assert winner is not None
-        logger.info("another worker committed first", digest=winner.record.digest[:12])
-        return winner, "hit"
+        while not self.store.create(unit.record_key, record.to_bytes()):
+            # Another worker was first: its bytes are what everybody reads, unless some of them are lost.
+            if winner := self._committed(unit.node, unit.address, unit.record_key):
+                logger.info("another worker committed first", digest=winner.record.digest[:12])
+                return winner, "hit"
+            self.store.delete(unit.record_key)
+        return Artifact(self.store, unit.address, record, unit.node.id), "built"
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from xmas_job.demo.pool import write_heldout, write_pool
 
 from xmas_job.demo.models import PROXY, TARGET, write_models
+from xmas_job.demo.pool import write_heldout, write_pool
+from xmas_job.demo.pretraining import Schedule
 
-RUN = "tested"
+BRIEF = Schedule(num_seeing_steps=5, num_speaking_steps=5)
 DEADLINE_SECONDS = 180.0
-HARDWARE = {"device": "cpu", "dtype": "float32", "cpu_threads": 1}
 
 RECIPE: dict[str, Any] = {
     "datasets": ["demo"],
@@ -102,7 +102,7 @@ def land(folder: Path, recipe: Mapping[str, Any]) -> World:
         version.mkdir(parents=True)
         write(version)
         (version / "_SUCCESS").touch()
-    write_models(world.store / "models", shapes=(replace(PROXY, num_steps=10), replace(TARGET, num_steps=10)))
+    write_models(world.store / "models", shapes=(replace(PROXY, schedule=BRIEF), replace(TARGET, schedule=BRIEF)))
     world.recipe.write_text(yaml.safe_dump(recipe))
     return world
 

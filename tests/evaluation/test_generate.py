@@ -131,6 +131,15 @@ def test_sampling_and_penalties_of_the_model_are_overruled(trained):
         own.update(do_sample=False, temperature=1.0, repetition_penalty=1.0)
 
 
+def test_generation_ends_with_the_last_answer_of_a_batch(trained):
+    forwards: list[object] = []
+    hook = trained.model.register_forward_hook(lambda *_: forwards.append(1))
+    answers = _answers(trained, _held_out()[:4], max_new_tokens=100)
+    hook.remove()
+    longest = max(len(trained.processor.tokenizer(f" {answer}").input_ids) for answer in answers)
+    assert len(forwards) == longest + 1  # one a token, and one for the stop token
+
+
 def test_progress_counts_answered_examples(trained):
     done: list[tuple[int, int]] = []
     generate_answers(

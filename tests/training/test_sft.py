@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tests.training.toy import (
 from xmas_job.errors import BadDataError, UsageError
 from xmas_job.evaluation.generate import load_target
 from xmas_job.models.adapter import LVLM
+from xmas_job.training.schedule import training_order
 from xmas_job.training.sft import train_full, train_lora
 
 
@@ -172,6 +174,19 @@ def test_the_seed_changes_the_order_and_the_input_order_does_not():
     _train(models[2], mixed_pool(24), seed=1)
     assert torch.equal(_logits(models[0]), _logits(models[1]))
     assert not torch.allclose(_logits(models[0]), _logits(models[2]))
+
+
+def test_examples_are_seen_in_training_order(tmp_path):
+    examples = [replace(image_example("red", number), image_uris=(str(number),)) for number in range(20)]
+    seen: list[str] = []
+
+    def load_red(uri: str) -> Any:
+        seen.append(uri)
+        return load_image("red")
+
+    train_lora(tiny_llava(), examples, load_red, settings(seed=5), out_dir=tmp_path, on_progress=ignore_progress)
+    expected = [str(index) for index in training_order([example.uid for example in examples], seed=5)]
+    assert seen == [expected[0], *expected]  # the first is looked at once more, for an answer
 
 
 def test_two_epochs_see_everything_twice():
@@ -321,9 +336,13 @@ def test_lora_leaves_the_base_untouched(target, base_dir):
     assert all(torch.equal(now[name], weight) for name, weight in base.items())
 
 
-def test_the_adapter_names_no_local_path(target, base_dir):
-    assert sorted(files_of(target.directory)) == ["adapter_config.json", "adapter_model.safetensors"]
-    assert str(base_dir).encode() not in b"".join(files_of(target.directory).values())
+def test_the_adapter_depends_neither_on_the_place_of_its_base_nor_on_the_random_state_before(
+    target, base_dir, tmp_path
+):
+    base = LVLM.load(base_dir)
+    torch.manual_seed(12345)
+    assert files_of(train_toy_target(tmp_path, base).directory) == files_of(target.directory)
+    assert sorted(files_of(tmp_path)) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
 def test_lora_without_its_settings_is_refused(tmp_path):

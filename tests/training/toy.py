@@ -94,9 +94,9 @@ def train_toy_proxy(directory: Path) -> Run:
     return run
 
 
-def train_toy_target(directory: Path) -> Run:
+def train_toy_target(directory: Path, base: LVLM | None = None) -> Run:
     """64 mixed examples; with dropout, which draws random numbers at every step."""
-    run = Run(directory)
+    run = Run(directory, base or tiny_llava())
     run.metrics = train_lora(
         run.lvlm,
         mixed_pool(64),

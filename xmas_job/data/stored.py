@@ -14,7 +14,8 @@ from PIL import Image
 
 from xmas_job.data.examples import Example, Turn
 from xmas_job.data.images import load_rgb
-from xmas_job.storage.record import Artifact, damaged
+from xmas_job.errors import BadDataError
+from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import EXAMPLES
 from xmas_job.storage.store import Store
 from xmas_job.storage.tables import read_table
@@ -77,12 +78,16 @@ def image_loader(store: Store, digests: dict[str, str]) -> LoadImage:
         try:
             data = store.read(uri)
         except FileNotFoundError:
-            raise damaged(f"{store.uri}/{uri}", "is gone since it was ingested") from None
+            raise _changed(f"{store.uri}/{uri} is gone") from None
         if hashlib.sha256(data).hexdigest() != digests[uri]:
-            raise damaged(f"{store.uri}/{uri}", "has changed since it was ingested")
+            raise _changed(f"{store.uri}/{uri} has changed")
         return load_rgb(data)
 
     return load
+
+
+def _changed(what: str) -> BadDataError:
+    return BadDataError(f"{what} since it was ingested.", "Put it back, or land the data as a new version.")
 
 
 def _is_first(sorted_values: pa.ChunkedArray) -> pa.Array:

@@ -32,35 +32,30 @@ COLOURS = {
 }
 KINDS = ("circle", "square", "triangle", "star", "cross")
 PATTERNS = ("solid", "striped", "dotted")
-RADII = {"small": 6, "large": 10}  # pixels
+RADII = {"small": 6, "large": 9}  # pixels
 PLACES = {"top left": (0, 0), "top right": (1, 0), "bottom left": (0, 1), "bottom right": (1, 1)}
 BACKGROUNDS = ((245, 245, 245), (225, 232, 240), (240, 230, 215), (215, 215, 215))
 
 # Scenes are dealt to the splits by their content, so no seed can put a held-out picture into the pool.
-_SPLIT_OF_RESIDUE: tuple[Split, ...] = ("heldout", "pool", "pool", "pool", *["pretraining"] * 4)
+_HELDOUT, _POOL, _NUM_RESIDUES = 1, 4, 8  # of eight residues one is held out, three make the pool
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """One coloured shape in one quarter of the canvas."""
+class Scene:
+    """One kind of shape, shown once to four times in different corners, inside a coloured frame."""
 
     kind: str
     colour: str
     size: str
     pattern: str
-    place: str
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """One to four shapes of different kinds in different places, in reading order."""
-
-    shapes: tuple[Shape, ...]
+    places: tuple[str, ...]
+    frame: str
 
     @property
     def split(self) -> Split:
         """The split this content belongs to, whatever its rendering."""
-        return _SPLIT_OF_RESIDUE[zlib.crc32(repr(self.shapes).encode()) % len(_SPLIT_OF_RESIDUE)]
+        residue = zlib.crc32(repr(self).encode()) % _NUM_RESIDUES
+        return "heldout" if residue < _HELDOUT else "pool" if residue < _POOL else "pretraining"
 
 
 def pick(rng: np.random.Generator, options: Sequence[Choice_T]) -> Choice_T:
@@ -77,32 +72,32 @@ def draw_scene(rng: np.random.Generator, split: Split) -> Scene:
 
 
 def _draw_any_scene(rng: np.random.Generator) -> Scene:
-    num_shapes = 1 + int(rng.integers(4))
-    kinds = rng.permutation(len(KINDS))[:num_shapes]
-    places = sorted(rng.permutation(len(PLACES))[:num_shapes])
-    colours: list[str] = []
-    for _ in range(num_shapes):
-        # Half of the neighbours share a colour, else "the same colour?" would nearly always be "no".
-        repeat = bool(colours) and rng.random() < 0.4
-        colours.append(colours[-1] if repeat else pick(rng, tuple(COLOURS)))
+    corners = sorted(rng.permutation(len(PLACES))[: 1 + int(rng.integers(len(PLACES)))])
+    colour = pick(rng, tuple(COLOURS))
     return Scene(
-        tuple(
-            Shape(KINDS[kind], colour, pick(rng, tuple(RADII)), pick(rng, PATTERNS), tuple(PLACES)[place])
-            for kind, place, colour in zip(kinds, places, colours, strict=True)
-        )
+        kind=pick(rng, KINDS),
+        colour=colour,
+        size=pick(rng, tuple(RADII)),
+        pattern=pick(rng, PATTERNS),
+        places=tuple(tuple(PLACES)[corner] for corner in corners),
+        # Often the same colour, else "the same colour?" would nearly always be "no".
+        frame=colour if rng.random() < 0.4 else pick(rng, tuple(COLOURS)),
     )
 
 
 def render(scene: Scene, rng: np.random.Generator) -> Image.Image:
     """The scene as an RGB picture of (48, 48); background and one pixel of jitter come from `rng`."""
     canvas = Image.new("RGB", (CANVAS, CANVAS), pick(rng, BACKGROUNDS))
-    for shape in scene.shapes:
-        column, row = PLACES[shape.place]
+    mask = Image.new("1", canvas.size)
+    pen = ImageDraw.Draw(mask)
+    for place in scene.places:
+        column, row = PLACES[place]
         centre_x = column * CELL + CELL // 2 + int(rng.integers(-1, 2))
         centre_y = row * CELL + CELL // 2 + int(rng.integers(-1, 2))
-        mask = Image.new("1", canvas.size)
-        _draw_outline(ImageDraw.Draw(mask), shape.kind, centre_x, centre_y, RADII[shape.size])
-        canvas.paste(_paint(shape), mask=mask)
+        _draw_outline(pen, scene.kind, centre_x, centre_y, RADII[scene.size])
+    canvas.paste(_paint(scene), mask=mask)
+    edge = CANVAS - 1
+    ImageDraw.Draw(canvas).rectangle((0, 0, edge, edge), outline=COLOURS[scene.frame], width=2)
     return canvas
 
 
@@ -131,15 +126,15 @@ def _star_corners(x: int, y: int, radius: int) -> list[tuple[float, float]]:
     return corners
 
 
-def _paint(shape: Shape) -> Image.Image:
-    """A canvas filled with the shape's colour and pattern, to be pasted through its outline."""
-    paint = Image.new("RGB", (CANVAS, CANVAS), COLOURS[shape.colour])
+def _paint(scene: Scene) -> Image.Image:
+    """A canvas filled with the scene's colour and pattern, to be pasted through the outlines."""
+    paint = Image.new("RGB", (CANVAS, CANVAS), COLOURS[scene.colour])
     pen = ImageDraw.Draw(paint)
     ink = (20, 20, 20)
-    if shape.pattern == "striped":
+    if scene.pattern == "striped":
         for y in range(0, CANVAS, 4):
             pen.line((0, y, CANVAS, y), fill=ink)
-    elif shape.pattern == "dotted":
+    elif scene.pattern == "dotted":
         for x in range(1, CANVAS, 4):
             for y in range(1, CANVAS, 4):
                 pen.rectangle((x, y, x + 1, y + 1), fill=ink)

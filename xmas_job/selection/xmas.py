@@ -36,7 +36,8 @@ class Xmas:
         """
         assert pool.cluster_ids is not None
         trajectories = pool.signals["alignment"]
-        unstable = instability(trajectories.astype(np.float32))
+        has_steps = trajectories.shape[1] > 1
+        unstable = instability(trajectories.astype(np.float32)) if has_steps else np.nan
         image_rows = np.flatnonzero(pool.has_image)
         text_rows = np.flatnonzero(~pool.has_image)
         # Drawn always, so that the policy for text-only examples does not change the order of the others.
@@ -46,9 +47,8 @@ class Xmas:
         clusters[image_rows] = pool.cluster_ids
         within = np.full(pool.uids.size, np.nan)
         within[image_rows] = unstable
-        is_random = self.within_cluster == "random" or trajectories.shape[1] == 1
         key = shuffle.copy()
-        if not is_random:
+        if has_steps and self.within_cluster == "stable":
             key[image_rows] = unstable
 
         if pool.text_only == "cluster":

@@ -26,6 +26,12 @@ def run(section: ClusterConfig, io: StageIO) -> Metrics:
     with_image = pool.filter(pc.equal(pool["modality"], "image"))["uid"].combine_chunks()
     uids, trajectories_NT = _trajectories(io.artifacts["extract"], with_image)
     absent = _absent(io.artifacts["extract"], with_image)
+    if absent.num_rows == len(with_image):
+        reasons = ", ".join(sorted(set(absent["reason"].to_pylist())))
+        raise BadDataError(
+            f"none of the {len(with_image)} examples with an image has a score: {reasons}.",
+            "Raise extract.max_length if their images are cut off.",
+        )
     if len(uids) + absent.num_rows != len(with_image):
         raise BadDataError(
             f"of {len(with_image)} examples with an image, {len(uids)} have a score and {absent.num_rows} a reason.",
@@ -84,7 +90,7 @@ def _trajectories(extracted: Sequence[Artifact], wanted: pa.Array) -> tuple[pa.A
         if first_uids is not None and not uids.equals(first_uids):
             raise BadDataError(f"checkpoint {checkpoint} has scores of other examples.", "Run the extract stage again.")
         first_uids = uids
-        columns.append(alignment_scores(values.flatten().to_numpy().reshape(len(uids), -1)))
+        columns.append(alignment_scores(values.flatten().to_numpy().reshape(len(uids), values.type.list_size)))
     assert first_uids is not None
     return first_uids, np.stack(columns, axis=1)
 

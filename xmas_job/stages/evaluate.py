@@ -19,11 +19,10 @@ from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.storage.schemas import PREDICTIONS, SCORES
 
 METRIC = "exact_match"
-ALL = "all"
 
 
 def run(section: EvaluateConfig, io: StageIO) -> Metrics:
-    """Write `predictions.parquet` (one row an example) and `scores.parquet` (overall and by source)."""
+    """Write `predictions.parquet` (one row an example) and `scores.parquet` (overall, its source null; by source)."""
     dtype = apply_hardware(section.hardware)
     examples, digests = read_examples(io.artifacts["ingest"])
     sources = read_rows(io.artifacts["ingest"], ["source"])["source"].to_pylist()
@@ -61,7 +60,7 @@ def _answer(example: Example) -> str:
 
 
 def _scores(benchmark: str, overall: MeanScore, correct: NDArray[np.float64], sources: list[str]) -> pa.Table:
-    rows = {ALL: overall, **mean_by_source(correct, sources)}
+    rows: list[tuple[str | None, MeanScore]] = [(None, overall), *mean_by_source(correct, sources).items()]
     return pa.Table.from_pylist(
         [
             {
@@ -72,7 +71,7 @@ def _scores(benchmark: str, overall: MeanScore, correct: NDArray[np.float64], so
                 "standard_error": score.standard_error,
                 "num_examples": score.num_examples,
             }
-            for source, score in rows.items()
+            for source, score in rows
         ],
         SCORES,
     )

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -76,13 +77,19 @@ def _rows(io: StageIO, files: Sequence[Entry]) -> Iterator[tuple[Entry, list[Row
     total = sum(file.size for file in files)
     done = 0
     for file in files:
-        dataset = file.key.split("/")[1]
         with io.store.open(file.key) as stream:
-            rows = llava.read(stream, name=dataset)
-            while chunk := list(islice(rows, ROWS_AT_ONCE)):
+            rows = llava.read(stream, name=file.key.split("/")[1])
+            while chunk := _next_rows(rows, file):
                 yield file, chunk
                 io.progress(done + min(stream.tell(), file.size), total)
         done += file.size
+
+
+def _next_rows(rows: Iterator[Row | BrokenRow], file: Entry) -> list[Row | BrokenRow]:
+    try:
+        return list(islice(rows, ROWS_AT_ONCE))
+    except BadDataError as error:  # the reader knows the dataset's name only
+        raise BadDataError(f"{file.key}: {error.message}", error.remedy) from None
 
 
 def _inspect(
@@ -100,6 +107,12 @@ def _inspect(
 
 
 def _opener(store: Store, image_root: str) -> Callable[[str], bytes]:
+    key = PurePosixPath(image_root)
+    if key.parts[:1] != ("landing",) or ".." in key.parts or str(key) != image_root:
+        raise UsageError(
+            f"image root {image_root!r} is no folder under landing/.",
+            "Land the images there; exports name them from there on.",
+        )
     folder = store.local_folder(image_root)
     return lambda path: resolve_inside(folder, path).read_bytes()
 

@@ -15,6 +15,7 @@ from xmas_job.config import PoolConfig, resolve_budget
 from xmas_job.errors import BadDataError, UsageError
 from xmas_job.runner import Run
 from xmas_job.stage_io import Metrics, StageIO
+from xmas_job.stages.select import build_method
 from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import DROPPED, EXAMPLES, POOL
 from xmas_job.storage.tables import read_table
@@ -47,7 +48,7 @@ def run(section: PoolConfig, io: StageIO) -> Metrics:
 
 
 def check_request(artifact: Artifact, run: Run, _: str) -> None:
-    """Refuse a budget or a number of clusters that this pool cannot serve.
+    """Refuse a method's parameters, or a budget or a number of clusters that this pool cannot serve.
 
     Raises:
         UsageError: naming what to ask for instead.
@@ -57,6 +58,7 @@ def check_request(artifact: Artifact, run: Run, _: str) -> None:
     assert isinstance(num_text_only, int)
     num_with_image = num_examples - num_text_only
     select = run.config.select
+    build_method(select)
     resolve_budget(run.config.publish.budget, num_with_image if select.text_only == "exclude" else num_examples)
     if METHODS[select.method].clustered_signal and run.config.cluster.num_clusters > num_with_image:
         raise UsageError(

@@ -62,17 +62,15 @@ def run(section: PublishConfig, io: StageIO) -> Metrics:
         )
     ranking = ranking.append_column("weight", pa.array(_weights(ranking, size)))
     chosen = ranking.filter(pc.less_equal(ranking["rank"], size)).sort_by("uid")
+    checks = _checks(io.artifact("pool"), chosen, size)
+    _require_passed(checks)
     rows = read_rows(io.artifacts["ingest"], ["source", "orig_id", "source_uri", "conversation", "image_uris"])
     rows = rows.filter(pc.is_in(rows["uid"], chosen["uid"].combine_chunks()))
     subset = _subset_table(chosen, rows)
     io.output.table("subset.parquet", subset, SUBSET_SCHEMA)
     io.output.table("ranking.parquet", ranking.drop_columns("weight"), RANKING)
     io.output.file(EXPORT, lambda path: _export(path, rows), rows=rows.num_rows)
-    manifest = _manifest(section, io, subset, size / num_eligible)
-    failed = [check for check in manifest.checks if check.status == "failed"]
-    if failed:
-        listed = "; ".join(f"{check.name} is {check.value:g}, limit {check.limit:g}" for check in failed)
-        raise QualityGateError(f"the selection does not pass its checks: {listed}.", "Nothing was published.")
+    manifest = _manifest(section, io, subset, checks, size / num_eligible)
     io.output.data(MANIFEST, manifest.to_bytes())
     return {"num_examples": size, "num_eligible": num_eligible, "selection_id": manifest.selection_id}
 
@@ -89,6 +87,7 @@ def release(artifact: Artifact, run: Run, arm: str) -> None:
     folder = f"selections/{selection_id}"
     if not store.exists(f"{folder}/{MANIFEST}"):
         for path in PUBLISHED:
+            artifact.read(path)  # what is damaged is not published
             store.copy(artifact.key(path), f"{folder}/{path}")
         store.create(f"{folder}/provenance.json", canonical_json(_provenance(artifact, run)))
         store.create(f"{folder}/{MANIFEST}", artifact.read(MANIFEST))
@@ -127,7 +126,9 @@ def _export(path: Path, rows: pa.Table) -> None:
         write_llava(stream, zip(rows["orig_id"].to_pylist(), to_examples(rows), strict=True), image_root="landing")
 
 
-def _manifest(section: PublishConfig, io: StageIO, subset: pa.Table, fraction: float) -> Manifest:
+def _manifest(
+    section: PublishConfig, io: StageIO, subset: pa.Table, checks: tuple[Check, ...], fraction: float
+) -> Manifest:
     pool = io.artifact("pool")
     select = io.artifact("ranking").record.section
     ingested = io.artifacts["ingest"]
@@ -154,7 +155,7 @@ def _manifest(section: PublishConfig, io: StageIO, subset: pa.Table, fraction: f
             for path in sorted(PUBLISHED)
             for file in [io.output.files[path]]
         ),
-        checks=_checks(pool, subset),
+        checks=checks,
     ).sealed()
 
 
@@ -171,13 +172,14 @@ def _num_equal(table: pa.Table, modality: str) -> int:
     return int(pc.sum(pc.equal(table["modality"], modality)).as_py() or 0)
 
 
-def _checks(pool: Artifact, subset: pa.Table) -> tuple[Check, ...]:
-    """Invariants of any selection, looked at in the files that were written."""
-    uids: Sequence[str] = subset["uid"].to_pylist()
+def _checks(pool: Artifact, chosen: pa.Table, size: int) -> tuple[Check, ...]:
+    """Invariants of any selection of `size` examples."""
+    uids: Sequence[str] = chosen["uid"].to_pylist()
     pool_uids = read_table(pool, "pool.parquet", POOL, ["uid"])["uid"].combine_chunks()
-    num_foreign = len(uids) - int(pc.sum(pc.is_in(subset["uid"], pool_uids)).as_py() or 0)
-    weights = subset["weight"].to_numpy()
+    num_foreign = len(uids) - int(pc.sum(pc.is_in(chosen["uid"], pool_uids)).as_py() or 0)
+    weights = chosen["weight"].to_numpy()
     found = {
+        "examples_off_the_budget": (float(abs(len(uids) - size)), 0.0),
         "repeated_examples": (float(len(uids) - len(set(uids))), 0.0),
         "examples_outside_the_pool": (float(num_foreign), 0.0),
         "weight_mean_error": (float(abs(weights.mean() - 1.0)), 1e-9),
@@ -186,6 +188,13 @@ def _checks(pool: Artifact, subset: pa.Table) -> tuple[Check, ...]:
         Check(name=name, status="passed" if value <= limit else "failed", value=value, limit=limit)
         for name, (value, limit) in found.items()
     )
+
+
+def _require_passed(checks: Sequence[Check]) -> None:
+    failed = [check for check in checks if check.status == "failed"]
+    if failed:
+        listed = "; ".join(f"{check.name} is {check.value:g}, limit {check.limit:g}" for check in failed)
+        raise QualityGateError(f"the selection does not pass its checks: {listed}.", "Nothing was published.")
 
 
 def _provenance(artifact: Artifact, run: Run) -> dict[str, Json]:

@@ -19,7 +19,7 @@ from xmas_job.config import ReportConfig
 from xmas_job.core.performance import paired_difference
 from xmas_job.data.defects import REASONS
 from xmas_job.fingerprint import canonical_json
-from xmas_job.pipeline import RANDOM, SUBSET, node_id, split_training_key
+from xmas_job.pipeline import FULL, RANDOM, SUBSET, node_id, split_training_key
 from xmas_job.reports.facts import (
     NO_CLUSTER,
     NO_RANK,
@@ -41,7 +41,6 @@ from xmas_job.storage.schemas import ASSIGNMENTS, POOL, PREDICTIONS, QUARANTINE,
 from xmas_job.storage.tables import read_table
 
 NUMBERS = "numbers.json"
-EVALUATE_ALL = "all"
 
 
 def run(_: ReportConfig, io: StageIO) -> Metrics:
@@ -150,8 +149,8 @@ def _trajectories(io: StageIO, size: int) -> Trajectories:
 
 
 def _arm_name(method: str) -> str:
-    """How the asked-for arm is called beside the baseline."""
-    return f"{method} (asked for)" if method == RANDOM else method
+    """How the asked-for arm is called beside the baseline and the reference."""
+    return f"{method} (asked for)" if method in {RANDOM, FULL} else method
 
 
 def _evaluation(io: StageIO, asked: str) -> Evaluation:
@@ -187,7 +186,7 @@ def _scores(artifact: Artifact, arm: str, seed: int) -> Sequence[Score]:
             mean=row["value"],
             standard_error=row["standard_error"],
             num_examples=row["num_examples"],
-            source=None if row["source"] == EVALUATE_ALL else row["source"],
+            source=row["source"],
         )
         for row in read_table(artifact, "scores.parquet", SCORES).to_pylist()
     ]

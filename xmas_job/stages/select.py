@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from xmas_job.catalog.methods import METHODS
 from xmas_job.config import SelectConfig
@@ -24,7 +25,7 @@ STRATA = np.array(["text", "image"])
 def run(section: SelectConfig, io: StageIO) -> Metrics:
     """Write `ranking.parquet`: uid, rank (from 1), stratum, cluster, instability, rank in the cluster (from 1)."""
     pool, num_absent = _candidate_pool(section, io)
-    method = _method(section)
+    method = build_method(section)
     ranking = method.rank(pool, np.random.default_rng(section.seed))
     io.output.table("ranking.parquet", _table(pool, ranking).sort_by("uid"), RANKING)
     num_text_only = int((~pool.has_image).sum())
@@ -32,7 +33,12 @@ def run(section: SelectConfig, io: StageIO) -> Metrics:
     return {"num_eligible": num_eligible, "num_ranked": ranking.order.size, "num_absent": num_absent}
 
 
-def _method(section: SelectConfig) -> SelectionMethod:
+def build_method(section: SelectConfig) -> SelectionMethod:
+    """The method with its hyper-parameters.
+
+    Raises:
+        UsageError: for a parameter that the method has not, or a value that it does not take.
+    """
     entry = METHODS[section.method]
     kind: Any = load_entrypoint(entry.entrypoint)
     known = {field.name for field in dataclasses.fields(kind)}
@@ -41,7 +47,11 @@ def _method(section: SelectConfig) -> SelectionMethod:
             f"select.params: {section.method} has no parameter {sorted(unknown)[0]!r}.",
             f"It has: {', '.join(sorted(known)) or 'none'}.",
         )
-    method: SelectionMethod = kind(**section.params)
+    try:
+        method: SelectionMethod = TypeAdapter(kind).validate_python(dict(section.params))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"select.params.{first['loc'][0]}: {first['msg']}.", "Correct it and run again.") from None
     return method
 
 

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from xmas_job.core.kmeans import Clustering, cluster
+from xmas_job.errors import BadDataError, UsageError
+
+Features = NDArray[np.float32]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
+
+
+def clustered(features: Any, num_clusters: int, **changes: int) -> Clustering:
+    settings = {"num_iterations": 25, "max_points_per_centroid": 256, "seed": 3, **changes}
+    return cluster(np.asarray(features, dtype=np.float32), num_clusters=num_clusters, **settings)
+
+
+def bytes_of(result: Clustering) -> tuple[bytes, ...]:
+    return tuple(a.tobytes() for a in (result.assignments, result.distances, result.centroids, result.sizes))
+
+
+def blobs(num_rows: int, num_blobs: int, spread: float, offset: float = 0.0) -> tuple[Features, NDArray[np.int64]]:
+    rng = np.random.default_rng(11)
+    centres = 10 * np.eye(num_blobs, 7)
+    truth = rng.integers(0, num_blobs, num_rows)
+    return (offset + centres[truth] + spread * rng.normal(size=(num_rows, 7))).astype(np.float32), truth
+
+
+def nearest(features: Features, result: Clustering) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The nearest centroid of every row and the Euclidean distance to it, in float64."""
+    difference = features.astype(np.float64)[:, None] - result.centroids.astype(np.float64)[None]
+    distances = np.sqrt((difference**2).sum(axis=2))
+    return distances.argmin(axis=1), distances.min(axis=1)
+
+
+def test_two_clusters_by_hand() -> None:
+    result = clustered([[0, 0], [0, 4], [30, 0], [30, 0], [36, 8]], 2)
+    left, right = result.assignments[[0, 2]]
+    assert result.assignments.tolist() == [left, left, right, right, right]
+    assert result.centroids[left].tolist() == pytest.approx([0, 2], abs=1e-5)
+    assert result.centroids[right].tolist() == pytest.approx([32, 8 / 3], rel=1e-6)
+    # Euclidean, not squared: (2, 8/3) is a 3-4-5 triangle of length 10/3, and (4, 16/3) its double.
+    assert result.distances.tolist() == pytest.approx([2, 2, 10 / 3, 10 / 3, 20 / 3], rel=1e-6)
+    assert {int(left): 2, int(right): 3} == dict(enumerate(result.sizes.tolist()))
+
+
+def test_types_and_shapes() -> None:
+    result = clustered(blobs(60, 3, 0.1)[0], 4)
+    assert (result.assignments.dtype, result.assignments.shape) == (np.int32, (60,))
+    assert (result.distances.dtype, result.distances.shape) == (np.float32, (60,))
+    assert (result.centroids.dtype, result.centroids.shape) == (np.float32, (4, 7))
+    assert (result.sizes.dtype, result.sizes.shape) == (np.int64, (4,))
+
+
+def test_separated_blobs_are_found() -> None:
+    features, truth = blobs(600, 5, spread=0.3)
+    result = clustered(features, 5)
+    pairs = set(zip(truth.tolist(), result.assignments.tolist(), strict=True))
+    assert len(pairs) == 5
+    assert len({found for _, found in pairs}) == 5
+    assert result.sizes.tolist() == [int((result.assignments == k).sum()) for k in range(5)]
+    assert result.sizes.sum() == 600
+
+
+def test_same_bytes_every_time_and_for_any_number_of_threads() -> None:
+    features, _ = blobs(20_000, 6, spread=2.0)
+    settings = {"num_iterations": 8}
+    once = bytes_of(clustered(features, 150, **settings))
+    assert bytes_of(clustered(features, 150, **settings)) == once
+    faiss.omp_set_num_threads(2)
+    assert bytes_of(clustered(features, 150, **settings)) == once
+
+
+def test_seed_changes_the_clusters() -> None:
+    features, _ = blobs(2_000, 6, spread=2.0)
+    assert bytes_of(clustered(features, 50, seed=1)) != bytes_of(clustered(features, 50, seed=2))
+
+
+def test_input_is_left_as_it_was() -> None:
+    features, _ = blobs(200, 3, spread=1.0)
+    before = features.copy()
+    clustered(features, 5)
+    assert np.array_equal(features, before)
+
+
+@pytest.mark.parametrize("offset", [0.0, 40.0, 400.0])
+def test_rows_far_from_the_origin_go_to_their_nearest_centroid(offset: float) -> None:
+    """Scores of one proxy lie close together, far from 0; |x|^2 - 2xc + |c|^2 would lose their differences."""
+    features = (offset + 0.3 * np.random.default_rng(0).normal(size=(4_000, 7))).astype(np.float32)
+    result = clustered(features, 200, num_iterations=10)
+    expected, distances = nearest(features, result)
+    assert (result.assignments != expected).mean() < 0.001  # ties in the rounding of the centroids
+    np.testing.assert_allclose(result.distances, distances, rtol=1e-3)
+
+
+def test_sub_sample_of_the_training_rows_has_an_effect() -> None:
+    features, _ = blobs(2_000, 6, spread=2.0)
+    few, many = (clustered(features, 20, max_points_per_centroid=limit) for limit in (4, 256))
+    assert not np.array_equal(few.centroids, many.centroids)
+    # 100 is exactly the number of rows: all are used, as with any higher limit.
+    assert bytes_of(clustered(features, 20, max_points_per_centroid=100)) == bytes_of(many)
+    # Every row is assigned, whatever was trained on.
+    assert few.sizes.sum() == 2_000
+
+
+def test_iterations_have_an_effect() -> None:
+    features, _ = blobs(2_000, 6, spread=2.0)
+    short, long = (clustered(features, 20, num_iterations=count) for count in (1, 30))
+    assert (long.distances.astype(np.float64) ** 2).sum() < (short.distances.astype(np.float64) ** 2).sum()
+
+
+def test_as_many_clusters_as_distinct_rows() -> None:
+    features = [[float(row % 4), 1.0] for row in range(12)]
+    result = clustered(features, 4)
+    assert result.sizes.tolist() == [3, 3, 3, 3]
+    assert result.distances.tolist() == pytest.approx([0.0] * 12, abs=1e-6)
+
+
+def test_more_clusters_than_distinct_rows_are_refused_with_the_number() -> None:
+    features = [[float(row % 4), 1.0] for row in range(12)]
+    with pytest.raises(UsageError, match="num_clusters is 5, but there are only 4 distinct") as caught:
+        clustered(features, 5)
+    assert "at most 4" in caught.value.remedy
+
+
+def test_no_rows_are_refused() -> None:
+    with pytest.raises(UsageError, match="only 0 distinct"):
+        clustered(np.empty((0, 7)), 1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_feature_that_is_not_finite_is_refused_with_its_row(bad: float) -> None:
+    features = np.ones((6, 3))
+    features[4, 1] = features[5, 2] = bad
+    with pytest.raises(BadDataError, match=r"2 of 6 feature rows are not finite \(first row: 4\)"):
+        clustered(features, 1)

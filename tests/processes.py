@@ -1,0 +1,74 @@
+"""Real processes for tests: forked from a clean server, watched with deadlines, never left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+DEADLINE_SECONDS = 60.0
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["pytest", "tests.toy_line"])
+
+
+class Child:
+    """A process that calls `function(*arguments)`."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self._receiver, sender = CONTEXT.Pipe(duplex=False)
+        self._process = CONTEXT.Process(target=_call, args=(sender, function, arguments), daemon=True)
+        self._process.start()
+        sender.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def result(self) -> Any:
+        """What the function returned; raises what it raised."""
+        assert self._receiver.poll(DEADLINE_SECONDS), f"process {self.pid} did not end in {DEADLINE_SECONDS} s"
+        value = self._receiver.recv()
+        self._process.join(DEADLINE_SECONDS)
+        if isinstance(value, BaseException):
+            raise value
+        return value
+
+    def kill(self) -> None:
+        """As `kill -9`."""
+        self._process.kill()
+        self._process.join(DEADLINE_SECONDS)
+
+    def stop(self) -> None:
+        """As `kill -STOP`; returns once the process stands still."""
+        os.kill(self.pid, signal.SIGSTOP)
+        wait_until(lambda: _state(self.pid) == "T", "the process to stand still")
+
+    def resume(self) -> None:
+        """As `kill -CONT`."""
+        os.kill(self.pid, signal.SIGCONT)
+
+
+def wait_until(condition: Callable[[], object], what: str, deadline_seconds: float = DEADLINE_SECONDS) -> None:
+    """Return as soon as the condition holds."""
+    end = time.monotonic() + deadline_seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {deadline_seconds} s in vain for {what}"
+        time.sleep(0.005)
+
+
+def _call(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        sender.send(function(*arguments))
+    except Exception as error:
+        sender.send(error)
+
+
+def _state(pid: int) -> str:
+    with open(f"/proc/{pid}/stat") as stream:
+        return stream.read().rpartition(")")[2].split()[0]

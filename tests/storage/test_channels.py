@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.processes import Child
+from xmas_job.storage import channels
+from xmas_job.storage.roots import open_store
+from xmas_job.storage.store import Store
+
+
+def move(store: Store, selection: str, channel: str = "latest") -> bool:
+    return channels.move(store, channel, selection=selection, run=f"run of {selection}", when="2026-01-01")
+
+
+def test_channel_without_a_move_points_nowhere(store: Store) -> None:
+    assert channels.current(store, "latest") is None
+
+
+def test_channel_points_at_its_newest_move_and_keeps_its_history(store: Store) -> None:
+    assert [move(store, selection) for selection in ("a", "b", "a")] == [True, True, True]
+    current = channels.current(store, "latest")
+    assert current is not None
+    assert (current.selection, current.run, current.when) == ("a", "run of a", "2026-01-01")
+    entries = list(store.list("channels/latest"))
+    assert [entry.key for entry in entries] == [f"channels/latest/{number:012d}.json" for number in (1, 2, 3)]
+    assert [json.loads(store.read(entry.key))["selection"] for entry in entries] == ["a", "b", "a"]
+
+
+def test_move_to_the_same_selection_is_no_move(store: Store) -> None:
+    assert move(store, "a") is True
+    assert move(store, "a") is False
+    assert len(list(store.list("channels"))) == 1
+
+
+def test_channels_are_apart(store: Store) -> None:
+    move(store, "a")
+    move(store, "b", "nightly")
+    current = channels.current(store, "latest")
+    assert current is not None
+    assert current.selection == "a"
+
+
+def test_user_without_a_name_is_named_by_number(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container often runs as a number that no passwd file knows."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_123)
+    move(store, "a")
+    current = channels.current(store, "latest")
+    assert current is not None
+    assert current.who == "4000123"
+
+
+def _move_ten_times(uri: str, name: str) -> int:
+    return sum(move(open_store(uri), f"{name}{number}") for number in range(10))
+
+
+def test_movers_that_race_lose_no_move(store: Store, start: Callable[..., Child]) -> None:
+    children = [start(_move_ten_times, store.uri, name) for name in "abcd"]
+    assert [child.result() for child in children] == [10] * 4
+    moved = [json.loads(store.read(entry.key))["selection"] for entry in store.list("channels/latest")]
+    assert len(moved) == 40
+    for name in "abcd":
+        assert [selection for selection in moved if selection[0] == name] == [f"{name}{number}" for number in range(10)]
