@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 DEADLINE_SECONDS = 60.0
@@ -47,7 +48,7 @@ class Child:
     def stop(self) -> None:
         """As `kill -STOP`; returns once the process stands still."""
         os.kill(self.pid, signal.SIGSTOP)
-        wait_until(lambda: _state(self.pid) == "T", "the process to stand still")
+        wait_until(lambda: status_of(self.pid)[0] == "T", "the process to stand still")
 
     def resume(self) -> None:
         """As `kill -CONT`."""
@@ -65,10 +66,10 @@ def wait_until(condition: Callable[[], object], what: str, deadline_seconds: flo
 def _call(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
         sender.send(function(*arguments))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (the test gets it)
         sender.send(error)
 
 
-def _state(pid: int) -> str:
-    with open(f"/proc/{pid}/stat") as stream:
-        return stream.read().rpartition(")")[2].split()[0]
+def status_of(pid: int) -> list[str]:
+    """Fields of /proc/<pid>/stat after the command's name: the state first, the start time at 19."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

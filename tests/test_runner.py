@@ -6,6 +6,7 @@ import errno
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,12 @@ def test_other_section_has_another_address(tmp_path: Path) -> None:
 
 
 def test_stage_that_rebuilds_the_same_bytes_changes_nothing_downstream(tmp_path: Path) -> None:
-    """The partition size is in the address of `squares`' input, but not in that input's bytes."""
+    """The partition size is part of the address of `numbers`, but not of its bytes."""
     before = run_all(toy_runner(tmp_path))
     runner = toy_runner(tmp_path, partition_size=10)
     numbers = runner.run_stage("numbers:a")
     assert numbers.status == "built"
+    assert numbers.artifact.address != before["numbers:a"].address
     assert numbers.artifact.record.digest == before["numbers:a"].record.digest
 
 
@@ -179,17 +181,23 @@ def test_follow_up_is_called_on_a_build_and_on_a_hit(tmp_path: Path) -> None:
 
 
 def test_outcome_says_what_became_of_the_stage(tmp_path: Path) -> None:
-    for status in ("built", "hit"):
+    runner = toy_runner(tmp_path)
+    artifact = runner.run_stage("numbers:a").artifact
+    outcome = json.loads(runner.store.read("runs/toy/stages/numbers.a.json"))
+    assert outcome.pop("seconds") >= 0
+    expected = {"stage": "numbers:a", "digest": artifact.record.digest, "address": artifact.address}
+    assert outcome == {**expected, "status": "built"}
+
+
+def test_what_a_run_built_stays_built_in_its_outcome(tmp_path: Path) -> None:
+    """A later try, or another of its workers, only finds it; for another run it is a hit."""
+    for _ in range(2):
         runner = toy_runner(tmp_path)
-        artifact = runner.run_stage("numbers:a").artifact
-        outcome = json.loads(runner.store.read("runs/toy/stages/numbers.a.json"))
-        assert outcome.pop("seconds") >= 0
-        assert outcome == {
-            "stage": "numbers:a",
-            "status": status,
-            "digest": artifact.record.digest,
-            "address": artifact.address,
-        }
+        runner.run_stage("numbers:a")
+        assert json.loads(runner.store.read(outcome_key("toy", "numbers:a")))["status"] == "built"
+    other = Runner(runner.store, runner.environment, replace(runner.run, run_id="other"))
+    other.run_stage("numbers:a")
+    assert json.loads(runner.store.read(outcome_key("other", "numbers:a")))["status"] == "hit"
 
 
 def test_single_partition_is_built_without_a_seal(tmp_path: Path) -> None:
@@ -228,9 +236,7 @@ def test_full_disk_leaves_no_record_and_goes_on_once_there_is_room(small_disk: P
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def test_eight_processes_build_a_stage_once(
-    tmp_path: Path, start: Start, undisturbed: dict[str, Artifact]
-) -> None:
+def test_eight_processes_build_a_stage_once(tmp_path: Path, start: Start, undisturbed: dict[str, Artifact]) -> None:
     control = Control(tmp_path / "control")
     control.order("hold numbers")
     children = [start(run_stage, tmp_path, "numbers:a") for _ in range(8)]
@@ -242,9 +248,7 @@ def test_eight_processes_build_a_stage_once(
     assert control.count("half-way numbers") == 1
 
 
-def test_workers_share_partitions_and_seal_once(
-    tmp_path: Path, start: Start, undisturbed: dict[str, Artifact]
-) -> None:
+def test_workers_share_partitions_and_seal_once(tmp_path: Path, start: Start, undisturbed: dict[str, Artifact]) -> None:
     toy_runner(tmp_path).run_stage("numbers:a")
     control = Control(tmp_path / "control")
     for partition in range(3):
@@ -261,7 +265,9 @@ def test_workers_share_partitions_and_seal_once(
     assert {digest for _, digest in results} == {undisturbed["squares"].record.digest}
 
 
-@pytest.mark.parametrize(("node_id", "moment"), [("numbers:a", "numbers"), ("squares", "squares 1"), ("total", "total")])
+@pytest.mark.parametrize(
+    ("node_id", "moment"), [("numbers:a", "numbers"), ("squares", "squares 1"), ("total", "total")]
+)
 def test_killed_builder_is_taken_over_at_once_with_the_same_bytes(
     tmp_path: Path, start: Start, undisturbed: dict[str, Artifact], node_id: str, moment: str
 ) -> None:

@@ -117,13 +117,15 @@ def stage(
     ] = None,
 ) -> None:
     """Build or find one stage of a started run. Prints one JSON line; exit codes tell a launcher what to do."""
-    load_entrypoint("xmas_job.commands.process:exit_with_parent")()
+    has_parent = load_entrypoint("xmas_job.commands.process:exit_with_parent")()
     work = load_entrypoint("xmas_job.commands.stage:run_stage")
     try:
         _print_json(work(_environment(), run_id, name, partition))
     except (XmasError, OSError) as error:
         expected = _expected(error)
         _print_json({"error": expected.message, "remedy": expected.remedy, "exit_code": expected.exit_code})
+        if has_parent:  # which says it once, to the person
+            raise typer.Exit(expected.exit_code) from error
         raise
 
 
@@ -164,9 +166,8 @@ def land(as_json: JsonOption = False) -> None:
 def main() -> None:
     """Run the command line; expected errors become one line, their remedy and their exit code."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        # Outside of its standalone mode, click returns the code of an Exit.
+        sys.exit(app(standalone_mode=False))
     except typer.Abort:
         sys.exit(130)
     except (XmasError, OSError) as error:

@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from importlib import resources
-from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -23,13 +23,16 @@ TextOnlyPolicy = Literal["cluster", "proportional", "exclude"]
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
 
+DatasetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z0-9][A-Za-z0-9_.-]*)?$")]
+"""A folder of landing/: name (newest version) or name@version."""
+
 BUDGET_PATTERN = re.compile(r"^(?P<number>\d+(\.\d+)?|\.\d+)(?P<percent>%?)$")
 
 
 class Section(BaseModel):
-    """A stage's own configuration: frozen, typed, no unknown keys."""
+    """A stage's own configuration: frozen, typed, no unknown keys, no NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     naming: ClassVar[frozenset[str]] = frozenset()
     """Fields that only name an input. The input's content digest stands for them in the fingerprint."""
@@ -161,7 +164,7 @@ class EvaluateConfig(Section):
 
     naming = frozenset({"dataset"})
 
-    dataset: str = Field(description="A landed dataset, never part of the pool: name or name@version.")
+    dataset: DatasetName = Field(description="A landed dataset, never part of the pool.")
     max_new_tokens: int = Field(16, ge=1)
     batch_size: int = Field(32, ge=1)
     hardware: Hardware = Hardware()
@@ -183,7 +186,7 @@ class ComparisonConfig(Section):
 class RunConfig(Section):
     """One run, from landed datasets to a report."""
 
-    datasets: tuple[str, ...] = Field(description="Landed datasets of the pool: name (newest version) or name@version.")
+    datasets: tuple[DatasetName, ...] = Field(description="Landed datasets of the pool.")
     image_roots: Mapping[str, str] = Field(
         default_factory=dict,
         description="Dataset name -> key of its image folder, where that is not the landed version's own folder.",
@@ -197,6 +200,14 @@ class RunConfig(Section):
     publish: PublishConfig = PublishConfig()
     comparison: ComparisonConfig | None = Field(None, description="Absent: select and publish only.")
     channel: str = Field("latest", pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Moves to the published selection.")
+
+    @field_validator("image_roots")
+    @classmethod
+    def _keys_of_the_store(cls, roots: Mapping[str, str]) -> Mapping[str, str]:
+        for root in roots.values():
+            if not root or PurePosixPath(root).is_absolute() or ".." in PurePosixPath(root).parts:
+                raise ValueError(f"{root!r} is no key under the store root; copy or link the images there")
+        return roots
 
     @model_validator(mode="after")
     def _disjoint_datasets(self) -> RunConfig:
@@ -292,20 +303,24 @@ def validate_config(data: Mapping[str, Any], *, where: str) -> RunConfig:
 
 def _read_recipe(recipe: str) -> dict[str, Any]:
     if recipe in recipe_names():
-        text = (resources.files("xmas_job") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8")
+        text = (resources.files("xmas_job") / "recipes" / f"{recipe}.yaml").read_bytes()
     elif Path(recipe).is_file():
-        text = Path(recipe).read_text(encoding="utf-8")
+        text = Path(recipe).read_bytes()
     else:
         raise UsageError(
             f"there is no recipe {recipe!r}.", f"Known: {', '.join(recipe_names())}; or give the path of a YAML file."
         )
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"recipe {recipe} is not YAML: {' '.join(str(error).split())}.", "Correct the file.") from None
+    data = _parse_yaml(text, f"recipe {recipe}")
     if not isinstance(data, dict):
         raise UsageError(f"recipe {recipe} is no mapping of sections.", "Start from a shipped recipe.")
     return data
+
+
+def _parse_yaml(text: bytes | str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}.", "Correct it.") from None
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:
@@ -318,7 +333,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
             raise UsageError(f"override {override!r}: {key!r} is a value, not a section.", "Check the recipe.")
-    node[keys[-1]] = yaml.safe_load(value)
+    node[keys[-1]] = _parse_yaml(value, f"override {override!r}")
 
 
 def _suggestion(location: Sequence[int | str]) -> str:

@@ -16,9 +16,9 @@ from xmas_job.logs import LogFormat
 
 
 class Environment(BaseSettings):
-    """Execution settings, read from variables named XMAS_<FIELD>."""
+    """Execution settings, read from variables named XMAS_<FIELD>; an empty variable is an unset one."""
 
-    model_config = SettingsConfigDict(env_prefix="XMAS_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="XMAS_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     store_root: str = Field(
         default_factory=lambda: str(Path.cwd() / ".xmas" / "store"),

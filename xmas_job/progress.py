@@ -18,7 +18,7 @@ from rich.progress import Progress as Bars
 from xmas_job.logs import get_logger
 
 ProgressCallback = Callable[[int, int], None]
-"""Called with (done, total); `total` may grow."""
+"""Called with (done, total); `total` is known from the start."""
 
 logger = get_logger(__name__)
 

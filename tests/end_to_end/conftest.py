@@ -6,10 +6,10 @@ from tests.end_to_end.line import COMPARISON, RECIPE, World, land
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # One worker process lands one world for all of them.
+    # A file's tests share one landed world, so one worker process runs them all.
     for item in items:
         if "end_to_end" in str(item.path):
-            item.add_marker(pytest.mark.xdist_group("end_to_end"))
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -129,9 +129,7 @@ def test_lease_of_a_dead_process_is_free_at_once(store: Store) -> None:
 def _take_and_tell(uri: str) -> int:
     """Number of the lease; 0 if the work was done by then."""
     store = open_store(uri)
-    lease = acquire(
-        store, "p", ttl_seconds=60, timeout_seconds=60, is_done=lambda: store.exists("done")
-    )
+    lease = acquire(store, "p", ttl_seconds=60, timeout_seconds=60, is_done=lambda: store.exists("done"))
     if lease is None:
         return 0
     with lease:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.processes import Child, wait_until
+from tests.processes import Child, status_of, wait_until
 from xmas_job.storage.owner import Owner, this_process
 
 
@@ -48,13 +48,7 @@ def test_zombie_is_dead() -> None:
 def test_stopped_process_is_not_dead(start: Callable[..., Child]) -> None:
     child = start(_wait_for_ever, os.pipe()[0])
     child.stop()
-    (started,) = {_started_of(child.pid)}
-    assert not replace(this_process(), pid=child.pid, started=started).is_dead()
-
-
-def _started_of(pid: int) -> str:
-    with open(f"/proc/{pid}/stat") as stream:
-        return stream.read().rpartition(")")[2].split()[19]
+    assert not replace(this_process(), pid=child.pid, started=status_of(child.pid)[19]).is_dead()
 
 
 def test_later_process_with_the_same_pid_is_another_one() -> None:

@@ -59,7 +59,9 @@ def test_content_digest_depends_on_neither_order_nor_attempt() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{**FILES, "b.txt": b"boo"}, {**FILES, "c": b""}, {"b2.txt" if k == "b.txt" else k: v for k, v in FILES.items()}]
+    "other",
+    [{**FILES, "b.txt": b"boo"}, {**FILES, "c": b""}, {"a/one": b"1", "a/deep/two": b"22", "c.txt": b"bee"}],
+    ids=["byte", "file", "name"],
 )
 def test_content_digest_depends_on_every_name_and_byte(other: dict[str, bytes]) -> None:
     assert content_digest(make_record(other).files) != content_digest(make_record(FILES).files)

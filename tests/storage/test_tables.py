@@ -13,9 +13,7 @@ from xmas_job.storage.record import Artifact, Record, StoredFile
 from xmas_job.storage.store import Store
 from xmas_job.storage.tables import read_table, write_table
 
-POOL = pa.table(
-    {"uid": ["a", "b"], "source": ["s", None], "modality": ["image", "text"], "dataset": ["d@v1", "d@v1"]}
-)
+POOL = pa.table({"uid": ["a", "b"], "source": ["s", None], "modality": ["image", "text"], "dataset": ["d@v1", "d@v1"]})
 
 
 def as_artifact(store: Store, path: Path) -> Artifact:
@@ -70,9 +68,7 @@ def test_changed_byte_is_found_on_read(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [None, ["uid", "reason"]])
-def test_table_of_another_schema_is_refused_on_read(
-    store: Store, tmp_path: Path, columns: list[str] | None
-) -> None:
+def test_table_of_another_schema_is_refused_on_read(store: Store, tmp_path: Path, columns: list[str] | None) -> None:
     write_table(POOL, tmp_path / "t", schemas.POOL)
     with pytest.raises(BadDataError, match="is not the table it should be"):
         read_table(as_artifact(store, tmp_path / "t"), "t.parquet", schemas.ABSENT, columns)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -31,27 +32,31 @@ def run_stage_process(run_id: str, node_id: str, on_event: Callable[[str, dict[s
     """
     command = [sys.executable, "-m", "xmas_job.cli", "stage", node_id, "--run", run_id]
     environment = {**os.environ, EXIT_WITH_PARENT: "1", "XMAS_LOG_FORMAT": "json"}
-    with subprocess.Popen(  # noqa: S603 (our own interpreter and arguments)
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        tail: list[str] = []
-        for line in process.stderr:
-            tail = [*tail[-19:], line]
-            _forward(line, node_id, on_event)
-        result = process.stdout.read()
+    tail: list[str] = []
+    # What it prints goes into a file: a full pipe, read only at the end, would stop it.
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
+        with subprocess.Popen(  # noqa: S603 (our own interpreter and arguments)
+            command, env=environment, stdin=subprocess.PIPE, stdout=printed, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                tail = [*tail[-19:], line]
+                _forward(line, node_id, on_event)
+        printed.seek(0)
+        result = printed.read()
     if process.returncode:
         raise _error(node_id, process.returncode, result, "".join(tail))
 
 
-def exit_with_parent() -> None:
-    """End this process at once when its standard input closes, if its parent asked for that.
+def exit_with_parent() -> bool:
+    """End this process at once when its standard input closes, if it has a parent that asked for that.
 
     As after a kill, nothing half-done is visible, and the next try goes on from what was finished.
     """
-    if os.environ.get(EXIT_WITH_PARENT):
+    has_parent = bool(os.environ.get(EXIT_WITH_PARENT))
+    if has_parent:
         threading.Thread(target=_wait_for_end_of_input, name="exit-with-parent", daemon=True).start()
+    return has_parent
 
 
 def _wait_for_end_of_input() -> None:
@@ -66,8 +71,8 @@ def _forward(line: str, node_id: str, on_event: Callable[[str, dict[str, Json]],
         sys.stderr.write(line)
         return
     try:
-        event = json.loads(line)
-    except ValueError:
+        event = dict(json.loads(line))
+    except (TypeError, ValueError):
         event = {"event": line.rstrip(), "level": "warning"}
     on_event(node_id, event)
 

@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from xmas_job import pipeline
 from xmas_job.config import RunConfig, validate_config
 from xmas_job.environment import Environment
 from xmas_job.errors import UsageError
 from xmas_job.fingerprint import Json, canonical_json, digest_of, digest_of_file
-from xmas_job.runner import Run, utc_now
+from xmas_job.runner import Run, recipe_key, utc_now
 from xmas_job.stage_io import Source
 from xmas_job.storage.roots import open_store
 from xmas_job.storage.store import Store
@@ -35,8 +37,6 @@ def resolve_run(config: RunConfig, store: Store, run_id: str) -> Run:
     Raises:
         UsageError: if a dataset has not landed or a model folder is not there.
     """
-    if not RUN_ID_PATTERN.match(run_id):
-        raise UsageError(f"run id {run_id!r} has characters that are no part of a key.", "Use letters, digits and _.+-")
     literal = _with_versions(config, store)
     found = {
         identifier: _landing(store, name) if identifier.startswith("landing:") else _model(store, name)
@@ -46,17 +46,19 @@ def resolve_run(config: RunConfig, store: Store, run_id: str) -> Run:
 
 
 def start_run(config: RunConfig, store: Store, run_id: str) -> Run:
-    """Resolve the request and write it down; if the run has already been started, read what was written then.
+    """Resolve the request and write it down; a run that was started goes on with what was resolved then.
 
     Raises:
         UsageError: as `resolve_run`, or if the run was started with another configuration.
     """
-    resolved = resolve_run(config, store, run_id)
-    if store.create(_run_key(run_id), canonical_json(_to_json(resolved)) + b"\n"):
-        return resolved
-    started = read_run(store, run_id)
-    if started.config != resolved.config:
+    key = _run_key(run_id)
+    if not store.exists(key):
+        store.create(key, canonical_json(_to_json(config, resolve_run(config, store, run_id))) + b"\n")
+    if validate_config(json.loads(store.read(key))["request"], where=f"run {run_id}") != config:
         raise UsageError(f"run {run_id} was started with another configuration.", "Choose another run id.")
+    started = read_run(store, run_id)
+    recipe = yaml.safe_dump(started.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    store.create(recipe_key(run_id), recipe.encode())
     return started
 
 
@@ -95,8 +97,9 @@ def latest_run_id(store: Store) -> str:
     return started[max(started)].split("/")[1]
 
 
-def _to_json(run: Run) -> Mapping[str, Json]:
+def _to_json(request: RunConfig, run: Run) -> Mapping[str, Json]:
     return {
+        "request": request.model_dump(mode="json"),
         "run_id": run.run_id,
         "created_at": run.created_at,
         "config": run.config.model_dump(mode="json"),
@@ -105,6 +108,8 @@ def _to_json(run: Run) -> Mapping[str, Json]:
 
 
 def _run_key(run_id: str) -> str:
+    if not RUN_ID_PATTERN.fullmatch(run_id):
+        raise UsageError(f"run id {run_id!r} has characters that are no part of a key.", "Use letters, digits and _.+-")
     return f"runs/{run_id}/run.json"
 
 
@@ -113,7 +118,7 @@ def _with_versions(config: RunConfig, store: Store) -> RunConfig:
     data["datasets"] = tuple(_version(store, dataset) for dataset in config.datasets)
     if config.comparison:
         data["comparison"]["evaluate"]["dataset"] = _version(store, config.comparison.evaluate.dataset)
-    return RunConfig.model_validate(data)
+    return validate_config(data, where="with the landed versions filled in")
 
 
 def _version(store: Store, dataset: str) -> str:
@@ -152,7 +157,7 @@ def _landing(store: Store, dataset: str) -> Source:
 
 def _model(store: Store, name: str) -> Source:
     folder = Path(name).expanduser()
-    if not folder.is_dir() and not folder.is_absolute():
+    if not folder.is_dir() and not folder.is_absolute() and ".." not in folder.parts:
         folder = store.local_folder(name)
     if not (folder / "config.json").is_file():
         raise UsageError(

@@ -14,13 +14,17 @@ def run_stage(environment: Environment, run_id: str, node_id: str, partition: in
     """Build or find one stage's artifact; a short JSON pointer to it.
 
     Raises:
-        UsageError: if the run has no such stage.
+        UsageError: if the run has no such stage, or the stage no such partition.
         XmasError: whatever the stage raises.
     """
     store = open_store(environment.store_root)
     runner = Runner(store, environment, read_run(store, run_id))
     if node_id not in runner.run.nodes:
         raise UsageError(f"run {run_id} has no stage {node_id!r}.", f"It has: {', '.join(runner.run.nodes)}.")
+    node = runner.run.nodes[node_id]
+    num_partitions = runner.num_partitions(node) if node.spec.partitioned_by else 0
+    if partition is not None and partition >= num_partitions:
+        raise UsageError(f"stage {node_id} has no partition {partition}.", f"It has {num_partitions}, counted from 0.")
     result = runner.run_stage(node_id, partition)
     return {
         "stage": result.node_id,

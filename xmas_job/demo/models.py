@@ -63,12 +63,8 @@ class ModelShape:
     schedule: Schedule
 
 
-PROXY = ModelShape(
-    "demo-proxy", width=64, num_layers=3, schedule=Schedule(num_seeing_steps=400, num_speaking_steps=400)
-)
-TARGET = ModelShape(
-    "demo-target", width=96, num_layers=4, schedule=Schedule(num_seeing_steps=400, num_speaking_steps=400)
-)
+PROXY = ModelShape("demo-proxy", 64, 3, Schedule(num_seeing_steps=350, num_speaking_steps=400))
+TARGET = ModelShape("demo-target", 96, 4, Schedule(num_seeing_steps=350, num_speaking_steps=300))
 
 
 def write_models(directory: Path, *, seed: int = 0, shapes: tuple[ModelShape, ...] = (PROXY, TARGET)) -> list[Path]:

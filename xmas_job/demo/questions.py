@@ -104,15 +104,17 @@ def general_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """Four questions in other words than the families', which teach to see and to speak; a caption comes last."""
     things = f"{len(scene.places)} {scene.size} {scene.colour} {scene.pattern} {scene.kind}"
     where = " , ".join(scene.places)
-    keywords = (
-        Question("hue", scene.colour),
-        Question("form", scene.kind),
-        Question("amount", str(len(scene.places))),
-        Question("seat", where),
-        Question("extent", scene.size),
-        Question("border", scene.frame),
-        Question("surface", scene.pattern),
-    )
+    facts = {
+        "hue": scene.colour,
+        "form": scene.kind,
+        "amount": str(len(scene.places)),
+        "seat": where,
+        "extent": scene.size,
+        "border": scene.frame,
+        "surface": scene.pattern,
+    }
+    wordings = ("{fact}", "What {fact}?", "Name the {fact} of the {kind}.", "Which {fact} does the {kind} have?")
+    asked = [tuple(facts)[index] for index in rng.permutation(len(facts))[:3]]
+    questions = [Question(pick(rng, wordings).format(fact=fact, kind=scene.kind), facts[fact]) for fact in asked]
     # Before the caption the answers can only be read from the picture, after it they could be copied.
-    caption = Question("Describe the picture.", f"{things} , {where} , {scene.frame} border")
-    return [*(keywords[index] for index in rng.permutation(len(keywords))[:3]), caption]
+    return [*questions, Question("Describe the picture.", f"{things} , {where} , {scene.frame} border")]

@@ -33,7 +33,7 @@ from xmas_job.reports.facts import (
 )
 from xmas_job.reports.numbers import build_numbers
 from xmas_job.reports.page import render
-from xmas_job.runner import Run, outcome_key
+from xmas_job.runner import Run, outcome_key, recipe_key
 from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.storage.manifest import MANIFEST, Manifest, parse_manifest
 from xmas_job.storage.record import Artifact
@@ -64,6 +64,8 @@ def release(artifact: Artifact, run: Run, _: str) -> None:
     store = artifact.store
     numbers: dict[str, Any] = json.loads(artifact.read(NUMBERS))
     numbers["run"] |= {"run_id": run.run_id, "created_at": run.created_at, "channel": run.config.channel}
+    recipe = f"{store.uri}/{recipe_key(run.run_id)}".removeprefix("file://")
+    numbers["run"]["commands"].append({"purpose": "Run the same again", "command": f"xmas-job run --recipe {recipe}"})
     outcomes = [
         json.loads(store.read(outcome_key(run.run_id, node))) for node in run.nodes if node != node_id("report")
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,9 +37,16 @@ def move(store: Store, channel: str, *, selection: str, run: str, when: str) -> 
         newest = _newest(store, channel)
         if newest and _read(store, channel, newest).selection == selection:
             return False
-        content = asdict(Move(selection, run, when, getpass.getuser()))
+        content = asdict(Move(selection, run, when, _who()))
         if store.create(_key(channel, newest + 1), canonical_json(content)):
             return True
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())  # in a container, a number may have no name
 
 
 def _key(channel: str, number: int) -> str:

@@ -85,7 +85,10 @@ class LocalStore:
         found = {path.relative_to(self._root).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         for key, path in sorted(found.items()):
             if not key.startswith(f"{UNFINISHED}/"):
-                status = path.stat()
+                try:
+                    status = path.stat()
+                except FileNotFoundError:
+                    continue  # deleted since
                 yield Entry(key, status.st_size, f"{status.st_mtime_ns:x}")
 
     def local_folder(self, prefix: str) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xmas_job.errors import BadDataError
-from xmas_job.fingerprint import Json, canonical_json, digest_of
+from xmas_job.fingerprint import Json, canonical_json, digest_of, digest_of_file
 from xmas_job.storage.store import Store
 
 
@@ -112,7 +112,7 @@ class Artifact:
 
         Raises:
             KeyError: if there is no such file.
-            BadDataError: if one of them has changed.
+            BadDataError: if one of them is gone or has changed.
         """
         files = [file for file in self.record.files if file.path.startswith(f"{prefix}/")]
         if not files:
@@ -121,9 +121,10 @@ class Artifact:
         folder = self.store.local_folder(f"{self.address}/{root}")
         for file in files:
             path = folder / file.path.removeprefix(f"{prefix}/")
-            with path.open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != file.sha256:
-                    raise damaged(str(path), "has other bytes than were recorded")
+            if not path.is_file():
+                raise damaged(str(path), "is gone")
+            if digest_of_file(path) != file.sha256:
+                raise damaged(str(path), "has other bytes than were recorded")
         return folder
 
     def is_whole(self) -> bool:

@@ -45,14 +45,17 @@ def read_table(
     Raises:
         BadDataError: if the bytes have changed, or the table is of another schema or version.
     """
-    table = pq.read_table(io.BytesIO(artifact.read(path)), columns=columns)
-    version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
+    file = pq.ParquetFile(io.BytesIO(artifact.read(path)))
+    version = (file.schema_arrow.metadata or {}).get(VERSION_KEY, b"none").decode()
     if version != str(SCHEMA_VERSION):
         raise BadDataError(
             f"{artifact.key(path)} has schema version {version}; this xmas-job reads {SCHEMA_VERSION}.",
             "Read it with the xmas-job that wrote it, or build it anew.",
         )
-    expected = None if schema is None else pa.schema([schema.field(name) for name in columns or schema.names])
-    if expected is not None and not table.schema.equals(expected):
-        raise BadDataError(f"{artifact.key(path)} is not the table it should be: {table.schema}.", "Build it anew.")
-    return table
+    if schema is not None and not file.schema_arrow.equals(schema):
+        raise BadDataError(
+            f"{artifact.key(path)} is not the table it should be: its columns are {file.schema_arrow.names}.",
+            "Build it anew.",
+        )
+    table = file.read(columns)
+    return table.select(columns) if columns else table

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.small_world import World
+from tests.toy_line import toy_runner
+from xmas_job.commands.plan import _state, plan_run
+from xmas_job.commands.resolve import start_run
+from xmas_job.commands.stage import run_stage
+
+
+def states(world: World, **changes: Any) -> dict[str, str]:
+    planned: Any = plan_run(world.environment, world.config(**changes))
+    return {stage["stage"]: stage["state"] for stage in planned["stages"]}
+
+
+def test_states_follow_what_is_there(world: World) -> None:
+    rest = dict.fromkeys(("select:subset", "publish:subset", "report"), "UNKNOWN")
+    assert states(world) == {"ingest:demo@v1": "MISS", "pool": "UNKNOWN", **rest}
+    start_run(world.config(), world.store, "r")
+    run_stage(world.environment, "r", "ingest:demo@v1", None)
+    assert states(world) == {"ingest:demo@v1": "HIT", "pool": "MISS", **rest}
+    run_stage(world.environment, "r", "pool", None)
+    assert states(world) == {"ingest:demo@v1": "HIT", "pool": "HIT", **rest, "select:subset": "MISS"}
+    assert states(world, pool={"excluded_uids": ["x"]}) == {"ingest:demo@v1": "HIT", "pool": "MISS", **rest}
+
+
+def test_finished_line_is_all_hits_with_what_they_cost(finished: World) -> None:
+    planned: Any = plan_run(finished.environment, finished.config())
+    assert {stage["state"] for stage in planned["stages"]} == {"HIT"}
+    for stage in planned["stages"]:
+        assert stage["artifact"].startswith(f"artifacts/{stage['stage'].partition(':')[0]}/")
+        assert stage["seconds_when_built"] > 0
+
+
+def test_other_budget_misses_publish_only(finished: World) -> None:
+    assert states(finished, publish={"budget": "2"}) == {
+        **dict.fromkeys(("ingest:demo@v1", "pool", "select:subset"), "HIT"),
+        "publish:subset": "MISS",
+        "report": "UNKNOWN",
+    }
+
+
+def test_partitioned_stage_counts_its_partitions(tmp_path: Path) -> None:
+    runner = toy_runner(tmp_path)
+    node = runner.run.nodes["squares"]
+    assert _state(runner, node)["state"] == "UNKNOWN"
+    runner.run_stage("numbers:a")
+    assert (_state(runner, node)["state"], _state(runner, node)["partitions"]) == ("MISS", [0, 3])
+    runner.run_stage("squares", partition=2)
+    assert (_state(runner, node)["state"], _state(runner, node)["partitions"]) == ("PARTIAL", [1, 3])
+    runner.run_stage("squares")
+    assert _state(runner, node)["state"] == "HIT"
+
+
+def test_planning_writes_nothing(world: World) -> None:
+    before = list(world.store.list(""))
+    states(world)
+    assert list(world.store.list("")) == before
+    assert not (world.folder / "scratch").exists()
+
+
+def test_plan_has_the_resolved_configuration(world: World) -> None:
+    planned: Any = plan_run(world.environment, world.config())
+    assert planned["config"]["datasets"] == ["demo@v1"]
+    assert planned["store"] == world.store.uri

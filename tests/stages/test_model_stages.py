@@ -1,0 +1,275 @@
+"""The stages that load a model, each once on tiny models and a dozen examples: proxy, extract, target, evaluate."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from tests.extraction.alignment_reference import Reference
+from tests.stages.workbench import Workbench, llava_row, picture, rows_of
+from tests.tiny_models import sharpen, tiny_llava
+from xmas_job.config import (
+    EvaluateConfig,
+    ExtractConfig,
+    IngestConfig,
+    LoraConfig,
+    PoolConfig,
+    ProxyConfig,
+    TargetConfig,
+    TrainingConfig,
+)
+from xmas_job.data.stored import read_examples
+from xmas_job.extraction.layout import absent_path, checkpoints_of, signal_path
+from xmas_job.models.adapter import LVLM
+from xmas_job.stage_io import Source
+from xmas_job.stages import evaluate, extract, ingest, pool, train_proxy, train_target
+from xmas_job.storage.record import Artifact
+from xmas_job.storage.schemas import SUBSET
+from xmas_job.storage.tables import read_table
+
+SHADES = {f"images/{shade}.png": picture((shade, 0, 255 - shade), (32, 32)) for shade in range(0, 250, 40)}
+ROWS = [
+    *(llava_row(row, path, f"How many {row}?", "red") for row, path in enumerate([*SHADES, *list(SHADES)[:2]])),
+    llava_row("t0", None, "Which?", "red"),
+    llava_row("t1", None, "Which one?", "red"),
+    # The image lies behind the cut at 48 tokens.
+    {
+        **llava_row("late", next(iter(SHADES)), "", "red"),
+        "conversations": [
+            {"from": "human", "value": "no " * 80},
+            {"from": "gpt", "value": "a"},
+            {"from": "human", "value": "<image>"},
+            {"from": "gpt", "value": "red"},
+        ],
+    },
+]
+TRAINING = TrainingConfig(learning_rate=1e-2, global_batch=5, per_device_batch=5, max_length=48)
+EXTRACT = ExtractConfig(top_k=3, partition_size=5, token_budget=100, max_length=48)
+
+
+@dataclass
+class World:
+    bench: Workbench
+    ingested: Artifact
+    pool: Artifact
+    model: Source
+
+    def load_image(self, uri: str) -> Image.Image:
+        return Image.open(io.BytesIO(self.bench.store.read(uri))).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Twelve landed examples: seven images, two of them twice, two text-only, one too long; and a tiny model."""
+    folder = tmp_path_factory.mktemp("world")
+    bench = Workbench(folder)
+    landing = bench.land("pets@v1", {"data.json": ROWS}, SHADES)
+    ingested = bench.run(ingest.run, IngestConfig(image_root=landing.uri), key="pets@v1", landing=landing)
+    pooled = bench.run(pool.run, PoolConfig(), ingest=ingested)
+    model = tiny_llava()
+    sharpen(model.model)
+    model.save(folder / "model")
+    return World(bench, ingested, pooled, Source(str(folder / "model"), "0" * 64))
+
+
+@pytest.fixture(scope="module")
+def proxy(world: World) -> Artifact:
+    section = ProxyConfig(model="m", num_checkpoints=2, training=TRAINING)
+    return world.bench.run(train_proxy.run, section, pool=world.pool, ingest=world.ingested, model=world.model)
+
+
+def extracted(world: World, proxy: Artifact, partition: int, **changes: Any) -> Artifact:
+    section = EXTRACT.model_copy(update=changes)
+    return world.bench.run(extract.run, section, partition=partition, ingest=world.ingested, proxy=proxy)
+
+
+@pytest.fixture(scope="module")
+def parts(world: World, proxy: Artifact) -> list[Artifact]:
+    """Partitions of five, five and two examples; the last one has no image."""
+    return [extracted(world, proxy, partition) for partition in range(3)]
+
+
+# --- train_proxy ---------------------------------------------------------------------------------------------------
+
+
+def test_proxy_is_kept_before_training_and_at_every_checkpoint(world: World, proxy: Artifact) -> None:
+    # Twelve examples in steps of five: half are seen after two steps, all after three.
+    assert json.loads(proxy.read("positions.json")) == [
+        {"checkpoint": 0, "global_step": 0, "fraction": 0.0},
+        {"checkpoint": 1, "global_step": 2, "fraction": 10 / 12},
+        {"checkpoint": 2, "global_step": 3, "fraction": 1.0},
+    ]
+    assert {path.partition("/")[0] for path in proxy.paths} == {
+        "positions.json",
+        "checkpoint-0000",
+        "checkpoint-0001",
+        "checkpoint-0002",
+    }
+    start = dict(LVLM.load(Path(world.model.uri)).model.named_parameters())
+    models = [dict(LVLM.load(proxy.local_folder(f"checkpoint-{t:04d}")).model.named_parameters()) for t in range(3)]
+    assert all(torch.equal(models[0][name], weight) for name, weight in start.items())
+    (query,) = [name for name in start if name.endswith("layers.0.self_attn.q_proj.weight") and "language" in name]
+    assert len({model[query].detach().numpy().tobytes() for model in models}) == 3
+    (patches,) = [name for name in start if name.endswith("patch_embedding.weight")]
+    assert all(torch.equal(model[patches], start[patches]) for model in models)
+    assert proxy.record.metrics["num_examples"] == 12
+    assert world.bench.progress.count((12, 12)) >= 1
+
+
+def test_proxy_sees_the_pool_only(world: World) -> None:
+    found = rows_of(world.ingested, "examples.parquet", ["uid"])
+    taken_down = tuple(row["uid"] for row in found[:7])
+    pooled = world.bench.run(pool.run, PoolConfig(excluded_uids=taken_down), ingest=world.ingested)
+    section = ProxyConfig(model="m", num_checkpoints=1, training=TRAINING.model_copy(update={"num_epochs": 2}))
+    made = world.bench.run(train_proxy.run, section, pool=pooled, ingest=world.ingested, model=world.model)
+    assert made.record.metrics["num_examples"] == 10  # five, twice
+    assert [position["fraction"] for position in json.loads(made.read("positions.json"))] == [0.0, 1.0]
+
+
+# --- extract -------------------------------------------------------------------------------------------------------
+
+
+def in_partition_order(world: World) -> list[str]:
+    """Uids by image, then uid; text-only last."""
+    rows = rows_of(world.ingested, "examples.parquet", ["uid", "image_sha256"])
+    with_image = sorted((row["image_sha256"][0], row["uid"]) for row in rows if row["image_sha256"])
+    return [uid for _, uid in with_image] + sorted(row["uid"] for row in rows if not row["image_sha256"])
+
+
+def values_of(parts: list[Artifact], checkpoint: int) -> dict[str, list[float]]:
+    values: dict[str, list[float]] = {}
+    for partition, part in enumerate(parts):
+        rows = rows_of(part, signal_path(checkpoint, partition))
+        assert [row["uid"] for row in rows] == sorted(row["uid"] for row in rows)
+        values |= {row["uid"]: row["value"] for row in rows}
+    return values
+
+
+def test_partitions_follow_image_and_uid_with_text_only_last(world: World, parts: list[Artifact]) -> None:
+    order = in_partition_order(world)
+    reasons = {}
+    for partition, part in enumerate(parts):
+        absent = {row["uid"]: row["reason"] for row in rows_of(part, absent_path(partition))}
+        scored = {row["uid"] for row in rows_of(part, signal_path(1, partition))}
+        assert scored | absent.keys() == set(order[5 * partition : 5 * partition + 5])
+        assert not scored & absent.keys()
+        expected = {"num_examples": len(scored) + len(absent), "num_scored": len(scored), "num_absent": len(absent)}
+        assert part.record.metrics == expected
+        reasons |= absent
+    assert {uid: reasons[uid] for uid in order[-2:]} == dict.fromkeys(order[-2:], "text_only")
+    assert sorted(reasons.values()) == ["no_image_after_truncation", "text_only", "text_only"]
+
+
+def test_checkpoints_one_to_t_are_extracted(parts: list[Artifact]) -> None:
+    for partition, part in enumerate(parts):
+        assert checkpoints_of(part) == [1, 2]  # not 0, which is no part of a trajectory
+        assert part.paths == sorted([absent_path(partition), *(signal_path(t, partition) for t in (1, 2))])
+
+
+def test_values_are_those_of_their_checkpoint(world: World, proxy: Artifact, parts: list[Artifact]) -> None:
+    examples, _ = read_examples([world.ingested])
+    by_uid = {example.uid: example for example in examples}
+    for checkpoint in (1, 2):
+        lvlm = LVLM.load(proxy.local_folder(f"checkpoint-{checkpoint:04d}"))
+        reference = Reference(lvlm)
+        found = values_of(parts, checkpoint)
+        for uid in list(found)[::4]:
+            images = [world.load_image(uri) for uri in by_uid[uid].image_uris]
+            expected = reference.values(lvlm.encode(by_uid[uid], images, max_length=48))[:3]
+            np.testing.assert_allclose(found[uid], expected, rtol=1e-5, atol=1e-6 * expected.sum())
+
+
+def test_values_do_not_depend_on_the_partition_size(world: World, proxy: Artifact, parts: list[Artifact]) -> None:
+    whole = extracted(world, proxy, 0, partition_size=1000, token_budget=10_000)
+    for checkpoint in (1, 2):
+        values = values_of([whole], checkpoint)
+        others = values_of(parts, checkpoint)
+        assert values.keys() == others.keys()
+        for uid, value in values.items():
+            assert sum(value) == pytest.approx(sum(others[uid]), rel=1e-6)
+
+
+def test_same_partition_again_gives_the_same_bytes(world: World, proxy: Artifact, parts: list[Artifact]) -> None:
+    assert extracted(world, proxy, 1).record.digest == parts[1].record.digest
+
+
+def test_signals_have_their_width_and_token_counts(parts: list[Artifact]) -> None:
+    tables = [read_table(part, signal_path(1, partition)) for partition, part in enumerate(parts)]
+    assert [table.num_rows for table in tables] == [5, 4, 0] or [table.num_rows for table in tables] == [4, 5, 0]
+    for table in tables:
+        assert table.schema.field("value").type == pa.list_(pa.float32(), 3)
+        assert set(table["num_image_tokens"].to_pylist()) <= {16}
+
+
+# --- train_target and evaluate -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def taught(world: World) -> Source:
+    """A model that learnt to answer "red", whatever is asked."""
+    training = TRAINING.model_copy(update={"num_epochs": 6, "lr_schedule": "constant_with_warmup"})
+    section = ProxyConfig(model="m", num_checkpoints=1, training=training)
+    made = world.bench.run(train_proxy.run, section, pool=world.pool, ingest=world.ingested, model=world.model)
+    return Source(str(made.local_folder("checkpoint-0001")), "1" * 64)
+
+
+@pytest.fixture(scope="module")
+def adapter(world: World, taught: Source) -> Artifact:
+    columns = {name: [None] * 3 for name in SUBSET.names}
+    columns["uid"] = pa.array([row["uid"] for row in rows_of(world.ingested, "examples.parquet", ["uid"])[2:5]])
+    table = pa.table(columns).cast(SUBSET)
+    subset = world.bench.write("publish", lambda output: output.table("subset.parquet", table, SUBSET))
+    section = TargetConfig(
+        model="m",
+        lora=LoraConfig(rank=2, alpha=4, dropout=0.0),
+        training=TRAINING.model_copy(update={"learning_rate": 1e-4}),
+    )
+    return world.bench.run(train_target.run, section, subset=subset, ingest=world.ingested, model=taught)
+
+
+def test_target_is_an_adapter_trained_on_the_subset(adapter: Artifact) -> None:
+    assert adapter.paths == ["adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
+    assert adapter.record.metrics["num_examples"] == 3
+    assert adapter.record.metrics["num_steps"] == 1
+
+
+def test_tables_of_an_evaluation_by_hand(world: World, taught: Source, adapter: Artifact) -> None:
+    image = "images/0.png"
+    answers = [("all", "Red.", image), ("all", "blue", image), ("gqa", " RED", None), ("gqa", "red", image)]
+    rows = [
+        {**llava_row(number, path, f"How many squares {number}?", answer), "source": source}
+        for number, (source, answer, path) in enumerate(answers)
+    ]
+    landing = world.bench.land("held@v3", {"data.json": rows}, {image: SHADES[image]})
+    held_out = world.bench.run(ingest.run, IngestConfig(image_root=landing.uri), key="held@v3", landing=landing)
+    section = EvaluateConfig(dataset="held@v3", max_new_tokens=4, batch_size=3)
+    made = world.bench.run(evaluate.run, section, adapter=adapter, ingest=held_out, model=taught)
+    predictions = rows_of(made, "predictions.parquet")
+    assert [row["uid"] for row in predictions] == sorted(row["uid"] for row in predictions)
+    assert {(row["source"], row["answer"], row["prediction"], row["correct"]) for row in predictions} == {
+        ("all", "Red.", "red", True),
+        ("all", "blue", "red", False),
+        ("gqa", "RED", "red", True),
+        ("gqa", "red", "red", True),
+    }
+    # Of 1 0 1 1 the mean is 3/4 and s = 1/2, over the root of 4; of 1 0 it is 1/2 and s^2 = 1/2, over 2.
+    scores = [
+        (row["source"], row["value"], row["standard_error"], row["num_examples"])
+        for row in rows_of(made, "scores.parquet")
+    ]
+    assert scores == [
+        (None, 0.75, pytest.approx(0.25), 4),
+        ("all", 0.5, pytest.approx(0.5), 2),
+        ("gqa", 1.0, 0.0, 2),
+    ]
+    assert {(row["benchmark"], row["metric"]) for row in rows_of(made, "scores.parquet")} == {("held", "exact_match")}
+    assert made.record.metrics == {"num_examples": 4, "exact_match": 0.75, "standard_error": pytest.approx(0.25)}
