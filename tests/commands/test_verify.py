@@ -66,7 +66,7 @@ def test_missing_file_is_named(pulled: Path, elsewhere: Environment, file: str) 
 
 @pytest.mark.parametrize("name", ["nothing", "/nothing/there"])
 def test_no_selection_is_a_usage_error(elsewhere: Environment, name: str) -> None:
-    with pytest.raises(UsageError, match="there is no manifest.json in"):
+    with pytest.raises(UsageError, match=r"there is no manifest\.json in"):
         verify_selection(elsewhere, name)
 
 

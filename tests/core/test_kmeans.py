@@ -58,10 +58,9 @@ def test_two_clusters_by_hand() -> None:
 
 def test_types_and_shapes() -> None:
     result = clustered(blobs(60, 3, 0.1)[0], 4)
-    assert (result.assignments.dtype, result.assignments.shape) == (np.int32, (60,))
-    assert (result.distances.dtype, result.distances.shape) == (np.float32, (60,))
-    assert (result.centroids.dtype, result.centroids.shape) == (np.float32, (4, 7))
-    assert (result.sizes.dtype, result.sizes.shape) == (np.int64, (4,))
+    arrays = (result.assignments, result.distances, result.centroids, result.sizes)
+    assert [array.dtype.name for array in arrays] == ["int32", "float32", "float32", "int64"]
+    assert [array.shape for array in arrays] == [(60,), (60,), (4, 7), (4,)]
 
 
 def test_separated_blobs_are_found() -> None:
@@ -98,11 +97,12 @@ def test_input_is_left_as_it_was() -> None:
 @pytest.mark.parametrize("offset", [0.0, 40.0, 400.0])
 def test_rows_far_from_the_origin_go_to_their_nearest_centroid(offset: float) -> None:
     """Scores of one proxy lie close together, far from 0; |x|^2 - 2xc + |c|^2 would lose their differences."""
-    features = (offset + 0.3 * np.random.default_rng(0).normal(size=(4_000, 7))).astype(np.float32)
-    result = clustered(features, 200, num_iterations=10)
-    expected, distances = nearest(features, result)
-    assert (result.assignments != expected).mean() < 0.001  # ties in the rounding of the centroids
-    np.testing.assert_allclose(result.distances, distances, rtol=1e-3)
+    features = (offset + 0.3 * np.random.default_rng(0).normal(size=(20_000, 7))).astype(np.float32)
+    result = clustered(features, 200, num_iterations=5)
+    expected, distances = nearest(features[:4_000], result)
+    # The centroids are rounded where they are given back: a tie in a thousand falls the other way.
+    assert (result.assignments[:4_000] != expected).mean() < 0.001
+    np.testing.assert_allclose(result.distances[:4_000], distances, rtol=1e-3)
 
 
 def test_sub_sample_of_the_training_rows_has_an_effect() -> None:

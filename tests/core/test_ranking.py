@@ -91,7 +91,8 @@ def test_groups_of_any_integer_type(dtype: type[np.integer]) -> None:
 def test_no_rows_give_an_empty_order() -> None:
     nothing: Integers = np.empty(0, dtype=np.int64)
     ranks = rank_within_groups(nothing, (nothing,))
-    assert (ranks.shape, ranks.dtype) == ((0,), np.int64)
+    assert ranks.shape == (0,)
+    assert ranks.dtype == np.int64
     assert water_filling_order(nothing, ranks).shape == (0,)
     assert weave_proportionally(nothing, nothing).shape == (0,)
 

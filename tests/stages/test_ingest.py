@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from tests.stages.workbench import Workbench, llava_row, picture, rows_of
 from xmas_job.config import IngestConfig
 from xmas_job.data.examples import Turn, compute_uid
+from xmas_job.data.images import inspect_many
 from xmas_job.errors import BadDataError, UsageError
 from xmas_job.stage_io import Source
 from xmas_job.stages import ingest
@@ -170,8 +172,16 @@ def test_same_landing_gives_the_same_bytes_in_any_chunks(bench: Workbench, monke
     rows = [llava_row(row, "coco/red.png", f"What {row}?") for row in range(20)] + [llava_row(9, "gone.png")] * 2
     landing = bench.land("pets@v1", {"data.json": rows}, IMAGES)
     once = ingested(bench, landing)
+    inspected: list[str] = []
+
+    def inspect_and_note(paths: Iterable[str], *arguments: Any, **options: Any) -> Any:
+        inspected.extend(paths)
+        return inspect_many(paths, *arguments, **options)
+
     monkeypatch.setattr(ingest, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(ingest, "inspect_many", inspect_and_note)
     assert ingested(bench, landing).record.digest == once.record.digest
+    assert sorted(inspected) == ["coco/red.png", "gone.png"]  # each once, not once a chunk
 
 
 @pytest.mark.parametrize("files", [{}, {"data.csv": b"1,2"}, {"sub/data.json": [llava_row(0, None)]}])

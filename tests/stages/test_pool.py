@@ -19,8 +19,8 @@ def test_takedowns_go_first_then_duplicates_within_and_across_versions(bench: Wo
         "d@v1",
         [
             example_row("a", source_row=0),
-            example_row("b", source="gqa", source_row=1),
             example_row("b", source="late", source_row=4),
+            example_row("b", source="gqa", source_row=1),
             example_row("t", "text", source="text", source_row=5),
         ],
     )

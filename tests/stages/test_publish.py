@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class World:
     def ranking(
         self, order: Sequence[str], num_eligible: int = 10, ranks: Sequence[int] | None = None, **section: Any
     ) -> Artifact:
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "uid": self.uids[answer],
                 "rank": rank,
@@ -71,7 +72,12 @@ class World:
         )
 
     def publish(self, budget: str, ranking: Artifact | None = None, **inputs: Artifact) -> Artifact:
-        found = {"pool": self.pool, "ranking": ranking or self.ranking(ORDER), "ingest": self.ingested, **inputs}
+        found: dict[str, Any] = {
+            "pool": self.pool,
+            "ranking": ranking or self.ranking(ORDER),
+            "ingest": self.ingested,
+            **inputs,
+        }
         return self.bench.run(publish.run, PublishConfig(budget=budget), key="subset", **found)
 
     def answers(self, artifact: Artifact) -> set[str]:
@@ -181,13 +187,17 @@ def test_manifest_says_what_the_inputs_determine(world: World) -> None:
     }
 
 
+def read_but(artifact: Artifact, broken: str, path: str) -> bytes:
+    return artifact.read(path) + b"x" * (path == broken)
+
+
 def test_manifest_verifies_and_notices_any_change(world: World) -> None:
     made = world.publish("40%")
     manifest = parse_manifest(made.read("manifest.json"), where="here")
     assert verify_files(manifest, made.read, where="here") == 3
     for broken in ("subset.parquet", "ranking.parquet", "exports/llava.json"):
         with pytest.raises(BadDataError, match=broken):
-            verify_files(manifest, lambda path, broken=broken: made.read(path) + b"x" * (path == broken), where="here")
+            verify_files(manifest, partial(read_but, made, broken), where="here")
     with pytest.raises(BadDataError, match="was edited"):
         parse_manifest(made.read("manifest.json").replace(b'"40%"', b'"41%"'), where="here")
 

@@ -52,7 +52,7 @@ def line(bench: Workbench, method: str = "xmas", budget: str = "50%") -> dict[st
     positions = [{"checkpoint": t, "global_step": t, "fraction": fraction} for t, fraction in enumerate((0, 0.4, 1.0))]
     proxy = bench.write("train_proxy", lambda output: output.json("positions.json", positions))
     trunk = {"cluster": (bench.write("cluster", fill),), "proxy": (proxy,)} if method == "xmas" else {}
-    cluster = {"cluster": trunk["cluster"]} if trunk else {}
+    cluster: dict[str, Any] = {"cluster": trunk["cluster"]} if trunk else {}
     ranking = bench.run(select.run, SelectConfig(method=method), key="subset", pool=pooled, **cluster)
     selection = bench.run(
         publish.run, PublishConfig(budget=budget), key="subset", pool=pooled, ranking=ranking, ingest=ingested

@@ -25,6 +25,7 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging as transformers_logging
 
 from xmas_job.demo.drawing import CANVAS, draw_scene
 from xmas_job.demo.pretraining import Losses, Schedule, pretrain
@@ -83,6 +84,7 @@ def write_model(directory: Path, shape: ModelShape, *, seed: int = 0) -> Losses:
     Sets the number of torch threads of this process to one, which the promise of equal bytes needs.
     """
     torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
     processor = build_processor()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

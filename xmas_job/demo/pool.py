@@ -5,7 +5,6 @@ Owns the mixture (families, near-duplicates, text-only and broken rows) and the 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections import Counter
@@ -38,13 +37,12 @@ FREQUENT_SHARE = 0.2
 NUM_TWO_PICTURE_ROWS = 2
 NUM_DISGUISED_ROWS = 2
 NUM_LISTED_PICTURES = 3  # `image` as a list of one
-JPEG_QUALITY, WORN_JPEG_QUALITY = 90, 70
+JPEG_QUALITY, WORN_JPEG_QUALITIES = 90, (50, 85)
 
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
     name: str  # relative to the dataset's folder
-    sha256: str
     scene: Scene
     pixels: Image
 
@@ -102,7 +100,7 @@ _FIRST, _SECOND = FAMILIES[:2]
 
 
 class _Album:
-    """The pictures written so far, to be asked about again; never the same question twice of the same bytes."""
+    """The pictures written so far, to be asked about again; never the same bytes, nor the same question, twice."""
 
     def __init__(self, directory: Path, split: Split, rng: np.random.Generator) -> None:
         self.directory = directory
@@ -110,15 +108,18 @@ class _Album:
         self.num_pictures = 0
         self.num_near_duplicates = 0
         self._split = split
+        self._contents: set[bytes] = set()
         self._pictures: list[_Picture] = []
         self._asked: set[tuple[str, str]] = set()
         (directory / "images").mkdir(parents=True)
 
     def new_picture(self, family: Family, suffix: str | None = None) -> _Picture:
-        """A picture that the family can ask about; most are JPEG, the others PNG, some of these with a palette."""
-        while not family.fits(scene := draw_scene(self.rng, self._split)):
-            pass
-        return self._save(scene, render(scene, self.rng), suffix or pick(self.rng, (".jpg", ".jpg", ".png")))
+        """A picture that the family can ask about; two in three are JPEG, the others PNG, some with a palette."""
+        suffix = suffix or pick(self.rng, (".jpg", ".jpg", ".png"))
+        while True:
+            scene = draw_scene(self.rng, self._split)
+            if family.fits(scene) and (picture := self._save(scene, render(scene, self.rng), suffix)):
+                return picture
 
     def some_picture(self, family: Family) -> _Picture:
         """An earlier picture, a near-duplicate of one, or a new one."""
@@ -135,29 +136,37 @@ class _Album:
     def ask(self, family: Family, picture: _Picture) -> Question | None:
         """A question that was not yet asked about this picture, or None."""
         question = family.ask(picture.scene, self.rng)
-        if (picture.sha256, question.text) in self._asked:
+        if (picture.name, question.text) in self._asked:
             return None
-        self._asked.add((picture.sha256, question.text))
+        self._asked.add((picture.name, question.text))
         return question
 
     def _near_duplicate(self, original: _Picture) -> _Picture:
         """The same content again: either the same pixels, worn by JPEG, or moved by a pixel on another ground."""
         self.num_near_duplicates += 1
-        if self.rng.random() < 0.5:
-            return self._save(original.scene, original.pixels, ".jpg", WORN_JPEG_QUALITY)
-        return self._save(original.scene, render(original.scene, self.rng), ".jpg")
+        while True:
+            worn = self.rng.random() < 0.5
+            pixels = original.pixels if worn else render(original.scene, self.rng)
+            quality = int(self.rng.integers(*WORN_JPEG_QUALITIES))
+            if picture := self._save(original.scene, pixels, ".jpg", quality):
+                return picture
 
-    def _save(self, scene: Scene, pixels: Image, suffix: str, quality: int = JPEG_QUALITY) -> _Picture:
-        name = f"images/{self.num_pictures:06d}{suffix}"
-        content = io.BytesIO()
+    def _save(self, scene: Scene, pixels: Image, suffix: str, quality: int = JPEG_QUALITY) -> _Picture | None:
+        """Write a picture, unless the album holds the same bytes already."""
+        buffer = io.BytesIO()
         if suffix == ".png":
             stored = pixels.convert("P") if self.num_pictures % 4 == 0 else pixels
-            stored.save(content, format="PNG")
+            stored.save(buffer, format="PNG")
         else:
-            pixels.save(content, format="JPEG", quality=quality)
-        (self.directory / name).write_bytes(content.getvalue())
+            pixels.save(buffer, format="JPEG", quality=quality)
+        content = buffer.getvalue()
+        if content in self._contents:
+            return None
+        self._contents.add(content)
+        picture = _Picture(f"images/{self.num_pictures:06d}{suffix}", scene, pixels)
+        (self.directory / picture.name).write_bytes(content)
         self.num_pictures += 1
-        return _Picture(name, hashlib.sha256(content.getvalue()).hexdigest(), scene, pixels)
+        return picture
 
 
 def _split_by_share(num_examples: int) -> dict[str, int]:
@@ -179,9 +188,8 @@ def _row(task_name: str, images: list[str], questions: list[Question]) -> Row:
 
 def _new_row(album: _Album, family: Family, suffix: str | None = None) -> tuple[Row, _Picture]:
     """One question on a new picture that no other row shows."""
-    while (question := album.ask(family, picture := album.new_picture(family, suffix))) is None:
-        pass
-    return _row(family.name, [picture.name], [question]), picture
+    picture = album.new_picture(family, suffix)
+    return _row(family.name, [picture.name], [family.ask(picture.scene, album.rng)]), picture
 
 
 def _family_row(album: _Album, family: Family) -> Row:

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from xmas_job.data.examples import Example
 from xmas_job.errors import UsageError
 from xmas_job.models.encoding import IGNORED_LABEL, Batch, ConversationEncoder, Encoded, last_answer_index
+from xmas_job.models.saving import os_errors
 
 __all__ = ["IGNORED_LABEL", "LVLM", "Batch", "Encoded"]
 
@@ -66,9 +67,10 @@ class LVLM:
         return lvlm
 
     def save(self, directory: Path) -> None:
-        """Write weights as safetensors, and the processor, so that `load` reads the directory."""
+        """Write weights as safetensors, and the processor, so that `load` reads the directory. Raises OSError."""
         transformers_logging.disable_progress_bar()
-        self.model.save_pretrained(directory)
+        with os_errors():
+            self.model.save_pretrained(directory)
         self.processor.save_pretrained(directory)
 
     def encode(self, example: Example, images: Sequence[Image], *, max_length: int | None = None) -> Encoded:

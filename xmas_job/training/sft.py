@@ -25,6 +25,7 @@ from transformers.trainer_callback import PrinterCallback
 from xmas_job.data.examples import Example
 from xmas_job.errors import BadDataError, UsageError
 from xmas_job.models.adapter import LVLM
+from xmas_job.models.saving import os_errors
 from xmas_job.training.batches import AnswerLoss, Collate, ExamplesInOrder, LoadImage
 from xmas_job.training.schedule import accumulation_steps, optimizer_steps, training_order
 
@@ -162,7 +163,8 @@ def _save_adapter(model: PeftModel, out_dir: Path) -> None:
     """As PeftModel.save_pretrained, less its model card and the base's local path: equal adapters are equal bytes."""
     out_dir.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
-    save_file(weights, out_dir / "adapter_model.safetensors", metadata={"format": "pt"})
+    with os_errors():
+        save_file(weights, out_dir / "adapter_model.safetensors", metadata={"format": "pt"})
     configuration = {**model.peft_config["default"].to_dict(), "base_model_name_or_path": None, "inference_mode": True}
     text = json.dumps(configuration, indent=2, sort_keys=True, default=sorted)  # sets have no order of their own
     (out_dir / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
