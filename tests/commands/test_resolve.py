@@ -189,9 +189,15 @@ def test_id_that_is_no_part_of_a_key_is_refused(world: World, run_id: str) -> No
     assert list(world.store.list("runs")) == []
 
 
-@pytest.mark.parametrize("run_id", ["scheduled__2026-01-01T00.00.00+00.00", "r", "7", new_run_id()])
+@pytest.mark.parametrize("run_id", ["scheduled__2026-01-01T00.00.00+00.00", "r", "7", "20260101T000000Z-1f0a"])
 def test_ids_of_launchers_are_accepted(world: World, run_id: str) -> None:
     assert start_run(world.config(), world.store, run_id).run_id == run_id
+
+
+def test_new_ids_are_accepted_and_differ(world: World) -> None:
+    one, other = new_run_id(), new_run_id()
+    assert one != other
+    assert start_run(world.config(), world.store, one).run_id == one
 
 
 def test_launcher_gets_the_stages_in_order(world: World) -> None:

@@ -27,7 +27,7 @@ def test_instability_sums_the_absolute_steps() -> None:
 def test_instability_is_taken_in_float64() -> None:
     trajectory = np.array([[30.0, 0.1, 30.0, 0.1]], dtype=np.float32)
     step = 30.0 - float(np.float32(0.1))  # more digits than a float32 holds
-    assert instability(trajectory)[0] == pytest.approx(3 * step, rel=1e-15)
+    assert float(instability(trajectory)[0]) == pytest.approx(3 * step, rel=1e-15)
 
 
 def test_one_checkpoint_has_no_steps() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaProcessor
 
 from xmas_job.data.examples import Example, Turn
+from xmas_job.demo import pretraining
 from xmas_job.demo.drawing import Scene, draw_scene, render
 from xmas_job.demo.models import IMAGE, NUM_IMAGE_TOKENS, ModelShape, build_processor, write_model, write_models
 from xmas_job.demo.pretraining import IGNORED, NAMES, Losses, Schedule, name_patches, tokenize
@@ -79,6 +80,14 @@ def test_the_tower_learns_while_seeing_and_is_trainable_again_afterwards(
     moved = dict(seeing.named_parameters())[name] - dict(blind.named_parameters())[name]
     assert float(moved.detach().abs().max()) > 1e-3
     assert all(parameter.requires_grad for parameter in seeing.parameters())
+
+
+def test_pretraining_sees_no_scene_of_pool_or_heldout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[Scene] = []
+    monkeypatch.setattr(pretraining, "render", lambda scene, rng: seen.append(scene) or render(scene, rng))
+    write_model(tmp_path, ModelShape("glimpse", width=32, num_layers=2, schedule=Schedule(1, 1)))
+    assert len(seen) == 32 + 8
+    assert {scene.split for scene in seen} == {"pretraining"}
 
 
 @settings(max_examples=200, deadline=None)

@@ -136,6 +136,13 @@ def test_pictures_are_shared_and_nearly_duplicated(pool: tuple[Path, dict[str, i
     assert 0.2 < counts["near_duplicates"] / counts["rows"] < 0.3
 
 
+def test_near_duplicates_never_have_the_same_bytes(tmp_path: Path) -> None:
+    counts = write_pool(tmp_path, num_examples=4000)
+    contents = Counter(path.read_bytes() for path in (tmp_path / "images").iterdir())
+    assert counts["near_duplicates"] > 800
+    assert max(contents.values()) == 1
+
+
 def test_rows_are_as_untidy_as_real_ones(pool: tuple[Path, dict[str, int]]) -> None:
     directory, _ = pool
     rows = read_rows(directory)

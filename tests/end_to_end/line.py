@@ -7,8 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,11 +104,3 @@ def land(folder: Path, recipe: Mapping[str, Any]) -> World:
     write_models(world.store / "models", shapes=(replace(PROXY, schedule=BRIEF), replace(TARGET, schedule=BRIEF)))
     world.recipe.write_text(yaml.safe_dump(recipe))
     return world
-
-
-def wait_until(condition: Callable[[], bool], what: str, deadline_seconds: float = DEADLINE_SECONDS) -> None:
-    """Return as soon as the condition holds."""
-    end = time.monotonic() + deadline_seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited {deadline_seconds} s in vain for {what}"
-        time.sleep(0.002)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.disks import small_disk
 from tests.end_to_end.line import World
 
 
@@ -113,24 +112,16 @@ def test_more_clusters_than_distinct_trajectories_is_refused(finished: World, tm
         assert "distinct trajectories" in done.stderr
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, small enough to be filled."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        assert os.environ.get("CI") != "true", "CI must be able to mount a small file system"
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def test_full_disk_says_so_and_goes_on_once_there_is_room(landed: World, finished: World, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64m") as disk:
+        fill_disk_and_make_room(landed, finished, disk)
 
 
-def test_full_disk_says_so_and_goes_on_once_there_is_room(landed: World, finished: World, small_disk: Path) -> None:
-    world = landed.copy(small_disk / "world")
-    ballast = small_disk / "ballast"
+def fill_disk_and_make_room(landed: World, finished: World, disk: Path) -> None:
+    world = landed.copy(disk / "world")
+    ballast = disk / "ballast"
     with ballast.open("wb") as stream:
-        free = shutil.disk_usage(small_disk).free - 3 * 2**20  # too little for the proxy's checkpoints
+        free = shutil.disk_usage(disk).free - 3 * 2**20  # too little for the proxy's checkpoints
         stream.write(bytes(free))
     arguments = ("run", "--recipe", str(world.recipe), "--run-id", "tested", "--set", "comparison=null")
     full = world.call(*arguments)

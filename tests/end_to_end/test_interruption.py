@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.line import World, wait_until
+from tests.end_to_end.line import World
+from tests.processes import wait_until
 
 ORDER = (
     "ingest",

@@ -132,7 +132,8 @@ def test_proxy_sees_the_pool_only(world: World) -> None:
     section = ProxyConfig(model="m", num_checkpoints=1, training=TRAINING.model_copy(update={"num_epochs": 2}))
     made = world.bench.run(train_proxy.run, section, pool=pooled, ingest=world.ingested, model=world.model)
     assert made.record.metrics["num_examples"] == 10  # five, twice
-    assert [position["fraction"] for position in json.loads(made.read("positions.json"))] == [0.0, 1.0]
+    positions = json.loads(made.read("positions.json"))
+    assert [(position["global_step"], position["fraction"]) for position in positions] == [(0, 0.0), (2, 1.0)]
 
 
 # --- extract -------------------------------------------------------------------------------------------------------
