@@ -12,11 +12,10 @@ from xmas_job.config import (
     RunConfig,
     Section,
     load_config,
-    parse_budget,
     recipe_names,
-    resolve_budget,
     validate_config,
 )
+from xmas_job.core.budget import parse_budget, resolve_budget
 from xmas_job.errors import UsageError
 from xmas_job.fingerprint import digest_of
 
@@ -78,9 +77,14 @@ def test_unknown_key_like_no_other_is_refused_with_the_known_ones() -> None:
         ("proxy", {**MODEL, "training": {"learning_rate": float("nan")}}, "learning_rate: Input should be"),
         ("proxy", {**MODEL, "training": {"learning_rate": float("inf")}}, "learning_rate: Input should be"),
         ("select", {"params": {"x": float("nan")}}, "select.params.x"),
-        ("image_roots", {"demo": "/data/coco"}, "image_roots: '/data/coco' is no key under the store root"),
-        ("image_roots", {"demo": "../coco"}, "image_roots: '../coco' is no key under the store root"),
-        ("image_roots", {"demo": ""}, "image_roots: '' is no key under the store root"),
+        ("image_roots", {"demo": "/data/coco"}, "image_roots: '/data/coco' is no key under landing/"),
+        ("image_roots", {"demo": "../coco"}, "image_roots: '../coco' is no key under landing/"),
+        ("image_roots", {"demo": "pictures"}, "image_roots: 'pictures' is no key under landing/"),
+        ("image_roots", {"demo": "landings"}, "image_roots: 'landings' is no key under landing/"),
+        ("image_roots", {"demo": "landing/../etc"}, "image_roots: 'landing/../etc' is no key under landing/"),
+        ("image_roots", {"demo": "landing/pictures/"}, "image_roots: 'landing/pictures/' is no key under landing/"),
+        ("image_roots", {"dem": "landing/pictures"}, "image_roots names 'dem', which is no dataset of this run"),
+        ("image_roots", {"demo": ""}, "image_roots: '' is no key under landing/"),
     ],
 )
 def test_wrong_value_is_refused_with_its_place(section: str, value: Any, says: str) -> None:
@@ -201,7 +205,8 @@ def test_budget_comes_to_a_whole_number_of_examples(budget: str, num_eligible: i
         ("0.0", "selects nothing"),
         ("101%", "above the pool"),
         ("100.1%", "above the pool"),
-        ("1.5", "no whole number of examples; write 1.5% for a share"),
+        ("1.5", "no whole number of examples; write a share as a percentage"),
+        ("1.0", "no whole number of examples; write a share as a percentage"),
         ("abc", "is not a percentage, a fraction or a count"),
         ("-3", "is not a percentage, a fraction or a count"),
         ("", "is not a percentage, a fraction or a count"),

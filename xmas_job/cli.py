@@ -18,7 +18,7 @@ from xmas_job import __version__
 from xmas_job.config import RunConfig, load_config
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment, load_environment
-from xmas_job.errors import TryAgainError, XmasError
+from xmas_job.errors import TryAgainError, UsageError, XmasError
 from xmas_job.logs import configure_logs
 from xmas_job.progress import StageBoard
 
@@ -191,6 +191,11 @@ def _expected(error: XmasError | OSError) -> XmasError:
             f"no space left for {error.filename or 'a file'}: {os.strerror(error.errno)}.",
             "Free some space, or point XMAS_STORE_ROOT and XMAS_SCRATCH elsewhere; then give the same command again: "
             "what was finished is kept.",
+        )
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}:
+        return UsageError(
+            f"cannot write {error.filename}: {os.strerror(error.errno)}.",
+            "Check the folders of XMAS_STORE_ROOT and XMAS_SCRATCH and who may write there.",
         )
     raise error
 

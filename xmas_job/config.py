@@ -6,9 +6,7 @@ Owns everything that changes the bytes. Where and how a run is executed is in `e
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -17,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from xmas_job.catalog.methods import METHODS
+from xmas_job.core.budget import parse_budget
 from xmas_job.errors import UsageError
 
 TextOnlyPolicy = Literal["cluster", "proportional", "exclude"]
@@ -25,8 +24,6 @@ Dtype = Literal["float32", "bfloat16"]
 
 DatasetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z0-9][A-Za-z0-9_.-]*)?$")]
 """A folder of landing/: name (newest version) or name@version."""
-
-BUDGET_PATTERN = re.compile(r"^(?P<number>\d+(\.\d+)?|\.\d+)(?P<percent>%?)$")
 
 
 class Section(BaseModel):
@@ -57,7 +54,12 @@ class IngestConfig(Section):
     max_image_pixels: int = Field(
         89_000_000, gt=0, description="Larger images are quarantined undecoded. Pillow itself warns above 89.5 million."
     )
-    image_root: str = Field("", description="Key of the folder that image paths start from; see image_roots.")
+
+
+class IngestSection(IngestConfig):
+    """What one dataset version's ingest sees: the settings, and where its image paths start."""
+
+    image_root: str = Field(description="Key of a folder in the store.")
 
 
 class PoolConfig(Section):
@@ -189,7 +191,7 @@ class RunConfig(Section):
     datasets: tuple[DatasetName, ...] = Field(description="Landed datasets of the pool.")
     image_roots: Mapping[str, str] = Field(
         default_factory=dict,
-        description="Dataset name -> key of its image folder, where that is not the landed version's own folder.",
+        description="Dataset name -> key of its image folder under landing/; default: the version's own folder.",
     )
     ingest: IngestConfig = IngestConfig()
     pool: PoolConfig = PoolConfig()
@@ -205,8 +207,9 @@ class RunConfig(Section):
     @classmethod
     def _keys_of_the_store(cls, roots: Mapping[str, str]) -> Mapping[str, str]:
         for root in roots.values():
-            if not root or PurePosixPath(root).is_absolute() or ".." in PurePosixPath(root).parts:
-                raise ValueError(f"{root!r} is no key under the store root; copy or link the images there")
+            key = PurePosixPath(root)
+            if key.parts[:1] != ("landing",) or ".." in key.parts or str(key) != root:
+                raise ValueError(f"{root!r} is no key under landing/, from where exports name images; land them there")
         return roots
 
     @model_validator(mode="after")
@@ -216,48 +219,12 @@ class RunConfig(Section):
             raise ValueError("datasets is empty; name at least one landed dataset")
         if len(set(self.datasets)) < len(names):
             raise ValueError("datasets names the same dataset twice")
+        held_out = [self.comparison.evaluate.dataset.partition("@")[0]] if self.comparison else []
+        if unknown := set(self.image_roots) - {*names, *held_out}:
+            raise ValueError(f"image_roots names {sorted(unknown)[0]!r}, which is no dataset of this run")
         if self.comparison and self.comparison.evaluate.dataset.partition("@")[0] in names:
             raise ValueError(f"{self.comparison.evaluate.dataset!r} is in the pool and held out at once")
         return self
-
-
-def parse_budget(budget: str) -> Fraction | int:
-    """A fraction of the pool ("15%", "0.15") or a count ("300").
-
-    Raises:
-        ValueError: if it is neither, or not above 0, or above 100 %.
-    """
-    match = BUDGET_PATTERN.match(budget)
-    if match is None:
-        raise ValueError(f"budget {budget!r} is not a percentage, a fraction or a count; e.g. 15%, 0.15 or 300")
-    number = Fraction(match["number"])
-    if number <= 0:
-        raise ValueError(f"budget {budget!r} selects nothing; it must be above 0")
-    if match["percent"]:
-        if number > 100:
-            raise ValueError(f"budget {budget!r} is above the pool (100%)")
-        return number / 100
-    if number < 1:
-        return number
-    if number.denominator != 1:
-        raise ValueError(f"budget {budget!r} is no whole number of examples; write {float(number):g}% for a share")
-    return int(number)
-
-
-def resolve_budget(budget: str, num_eligible: int) -> int:
-    """Number of examples: floor(fraction * N) and at least 1, or the count itself.
-
-    Raises:
-        UsageError: if the count is above `num_eligible`.
-    """
-    parsed = parse_budget(budget)
-    count = parsed if isinstance(parsed, int) else max(1, int(parsed * num_eligible))
-    if count > num_eligible:
-        raise UsageError(
-            f"budget {budget} is above the pool: {num_eligible:,} examples are eligible.",
-            f"Ask for at most {num_eligible}, or land more data.",
-        )
-    return count
 
 
 def recipe_names() -> list[str]:

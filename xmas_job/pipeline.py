@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from xmas_job.catalog.methods import METHODS
-from xmas_job.config import Hardware, ReportConfig, RunConfig, Section, SelectConfig
+from xmas_job.config import Hardware, IngestSection, ReportConfig, RunConfig, Section, SelectConfig
 
 SUBSET = "subset"
 """The arm of the method that was asked for."""
@@ -156,7 +156,7 @@ def split_training_key(key: str) -> tuple[str, int]:
 def _ingest_section(config: RunConfig, dataset: str) -> Section:
     name, _, version = dataset.partition("@")
     image_root = config.image_roots.get(name, f"landing/{name}/{version}")
-    return config.ingest.model_copy(update={"image_root": image_root})
+    return IngestSection(**config.ingest.model_dump(), image_root=image_root)
 
 
 def _select_section(config: RunConfig, arm: str) -> Section:

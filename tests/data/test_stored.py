@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tests.stages.workbench import Workbench, example_row, llava_row, picture
-from xmas_job.config import IngestConfig
+from xmas_job.config import IngestSection
 from xmas_job.data.examples import Example, Turn
 from xmas_job.data.stored import image_loader, read_examples, read_rows, to_examples
 from xmas_job.errors import BadDataError
@@ -59,7 +59,7 @@ def test_all_images_of_an_example_have_a_digest(bench: Workbench) -> None:
 
 def test_image_is_loaded_as_it_was_ingested(bench: Workbench) -> None:
     landing = bench.land("d@v1", {"d.json": [llava_row(0, "blue.png")]}, {"blue.png": BLUE})
-    version = bench.run(ingest.run, IngestConfig(image_root="landing/d/v1"), key="d@v1", landing=landing)
+    version = bench.run(ingest.run, IngestSection(image_root="landing/d/v1"), key="d@v1", landing=landing)
     (example,), digests = read_examples([version])
     image = image_loader(bench.store, digests)(example.image_uris[0])
     assert (image.mode, image.size) == ("RGB", (4, 6))
@@ -71,7 +71,7 @@ def test_image_is_loaded_as_it_was_ingested(bench: Workbench) -> None:
 )
 def test_image_that_changed_since_is_refused(bench: Workbench, now: bytes | None, message: str) -> None:
     landing = bench.land("d@v1", {"d.json": [llava_row(0, "blue.png")]}, {"blue.png": BLUE})
-    version = bench.run(ingest.run, IngestConfig(image_root="landing/d/v1"), key="d@v1", landing=landing)
+    version = bench.run(ingest.run, IngestSection(image_root="landing/d/v1"), key="d@v1", landing=landing)
     _, digests = read_examples([version])
     if now is None:
         bench.store.delete("landing/d/v1/blue.png")

@@ -20,7 +20,7 @@ from tests.tiny_models import sharpen, tiny_llava
 from xmas_job.config import (
     EvaluateConfig,
     ExtractConfig,
-    IngestConfig,
+    IngestSection,
     LoraConfig,
     PoolConfig,
     ProxyConfig,
@@ -73,7 +73,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("world")
     bench = Workbench(folder)
     landing = bench.land("pets@v1", {"data.json": ROWS}, SHADES)
-    ingested = bench.run(ingest.run, IngestConfig(image_root=landing.uri), key="pets@v1", landing=landing)
+    ingested = bench.run(ingest.run, IngestSection(image_root=landing.uri), key="pets@v1", landing=landing)
     pooled = bench.run(pool.run, PoolConfig(), ingest=ingested)
     model = tiny_llava()
     sharpen(model.model)
@@ -252,7 +252,7 @@ def test_tables_of_an_evaluation_by_hand(world: World, taught: Source, adapter: 
         for number, (source, answer, path) in enumerate(answers)
     ]
     landing = world.bench.land("held@v3", {"data.json": rows}, {image: SHADES[image]})
-    held_out = world.bench.run(ingest.run, IngestConfig(image_root=landing.uri), key="held@v3", landing=landing)
+    held_out = world.bench.run(ingest.run, IngestSection(image_root=landing.uri), key="held@v3", landing=landing)
     section = EvaluateConfig(dataset="held@v3", max_new_tokens=4, batch_size=3)
     made = world.bench.run(evaluate.run, section, adapter=adapter, ingest=held_out, model=taught)
     predictions = rows_of(made, "predictions.parquet")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from tests.stages.workbench import Workbench, llava_row, make_run, picture, rows_of
-from xmas_job.config import IngestConfig, PoolConfig, PublishConfig, SelectConfig
+from xmas_job.config import IngestSection, PoolConfig, PublishConfig, SelectConfig
 from xmas_job.data.examples import compute_uid
 from xmas_job.data.readers import Row, llava
 from xmas_job.errors import BadDataError, QualityGateError, UsageError
@@ -90,7 +90,7 @@ def make_world(folder: Path, excluded: Callable[[dict[str, str]], tuple[str, ...
     # A row twice, and one that is broken.
     rows = [*ROWS, ROWS[0], llava_row("bad", "images/gone.png")]
     landing = bench.land("pets@v1", {"data.json": rows}, IMAGES)
-    section = IngestConfig(image_root=landing.uri, max_quarantine_fraction=0.2)
+    section = IngestSection(image_root=landing.uri, max_quarantine_fraction=0.2)
     ingested = bench.run(ingest.run, section, key="pets@v1", landing=landing)
     found = rows_of(ingested, "examples.parquet", ["uid", "conversation"])
     uids = {row["conversation"][-1]["text"]: row["uid"] for row in found}

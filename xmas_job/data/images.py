@@ -93,7 +93,10 @@ def resolve_inside(root: Path, path: str) -> Path:
     Raises:
         DefectError: image_path_outside_root, if a link leads out of `root`.
     """
-    resolved = (root / path).resolve()
+    try:
+        resolved = (root / path).resolve()
+    except (RuntimeError, OSError) as error:  # links in a circle
+        raise DefectError("image_path_outside_root", f"{path}: {error}") from error
     if not resolved.is_relative_to(root.resolve()):
         raise DefectError("image_path_outside_root", f"{path} links to {resolved}")
     return resolved

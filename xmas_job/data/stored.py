@@ -23,17 +23,20 @@ from xmas_job.storage.tables import read_table
 LoadImage = Callable[[str], Image.Image]
 """Image URI -> RGB picture."""
 
+PLACE = ("uid", "source_uri", "source_row")
+"""What orders rows that landed more than once."""
+
 
 def read_rows(ingested: Sequence[Artifact], columns: Collection[str]) -> pa.Table:
     """Chosen columns of the examples of several ingested versions, one row an example, sorted by uid.
 
-    Of rows with the same uid the first one stays: in the order of the versions, then by place in the landed file.
+    Of rows with the same uid the first one stays: in the order of the versions, then by landed file and place in it.
     """
-    wanted = [name for name in EXAMPLES.names if name in {*columns, "uid", "source_row"}]
+    wanted = [name for name in EXAMPLES.names if name in {*columns, *PLACE}]
     tables = [read_table(artifact, "examples.parquet", EXAMPLES, wanted) for artifact in ingested]
     versions = pa.chunked_array([pa.array([index] * len(table), pa.int32()) for index, table in enumerate(tables)])
     rows = pa.concat_tables(tables).append_column("version", versions)
-    rows = rows.sort_by([("uid", "ascending"), ("version", "ascending"), ("source_row", "ascending")])
+    rows = rows.sort_by([(name, "ascending") for name in ("uid", "version", "source_uri", "source_row")])
     return rows.filter(_is_first(rows["uid"]))
 
 

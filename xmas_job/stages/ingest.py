@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from itertools import islice
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xmas_job.config import IngestConfig
+from xmas_job.config import IngestSection
 from xmas_job.data.defects import REASONS, Defect
 from xmas_job.data.images import ImageInfo, inspect_many, resolve_inside
 from xmas_job.data.readers import BrokenRow, Row, llava
@@ -27,7 +26,7 @@ DATA_FILES = (".json", ".jsonl")
 NUM_TOP_REASONS = 3
 
 
-def run(section: IngestConfig, io: StageIO) -> Metrics:
+def run(section: IngestSection, io: StageIO) -> Metrics:
     """Write `examples.parquet` and `quarantine.parquet` of one version.
 
     Raises:
@@ -45,8 +44,11 @@ def run(section: IngestConfig, io: StageIO) -> Metrics:
         built = [_build(row, images, file.key, section.image_root) for row in rows]
         quarantined += [row for row in built if isinstance(row, QuarantineRow)]
         examples.append(_table([row for row in built if isinstance(row, ExampleRow)], EXAMPLES, ExampleRow))
-    _require_images(images, section.image_root, io.store)
-    _require_enough(num_rows, quarantined, section.max_quarantine_fraction, source.uri)
+    if num_rows == 0:
+        raise BadDataError(f"{source.uri} has no rows.", "Land data with at least one row.")
+    if len(quarantined) > section.max_quarantine_fraction * num_rows or len(quarantined) == num_rows:
+        _require_images(images, f"{io.store.uri}/{section.image_root}")
+        raise _too_much_quarantined(num_rows, quarantined, section.max_quarantine_fraction, source.uri)
     table = pa.concat_tables(examples).sort_by(
         [("uid", "ascending"), ("source_uri", "ascending"), ("source_row", "ascending")]
     )
@@ -93,7 +95,7 @@ def _next_rows(rows: Iterator[Row | BrokenRow], file: Entry) -> list[Row | Broke
 
 
 def _inspect(
-    rows: Sequence[Row | BrokenRow], images: dict[str, ImageInfo | Defect], section: IngestConfig, io: StageIO
+    rows: Sequence[Row | BrokenRow], images: dict[str, ImageInfo | Defect], section: IngestSection, io: StageIO
 ) -> None:
     """Look into every image that these rows show and no earlier row did."""
     paths = {path for row in rows if isinstance(row, Row) for path in row.image_paths} - images.keys()
@@ -107,12 +109,6 @@ def _inspect(
 
 
 def _opener(store: Store, image_root: str) -> Callable[[str], bytes]:
-    key = PurePosixPath(image_root)
-    if key.parts[:1] != ("landing",) or ".." in key.parts or str(key) != image_root:
-        raise UsageError(
-            f"image root {image_root!r} is no folder under landing/.",
-            "Land the images there; exports name them from there on.",
-        )
     folder = store.local_folder(image_root)
     return lambda path: resolve_inside(folder, path).read_bytes()
 
@@ -132,24 +128,24 @@ def _table(rows: Sequence[Any], schema: pa.Schema, kind: type) -> pa.Table:
     return pa.table(arrays, schema=schema)
 
 
-def _require_images(images: dict[str, ImageInfo | Defect], image_root: str, store: Store) -> None:
+def _require_images(images: dict[str, ImageInfo | Defect], image_root: str) -> None:
+    """Refuse a root under which no image is at all: then the rows are not to blame."""
     is_missing = [isinstance(image, Defect) and image.reason == "missing_image" for image in images.values()]
     if is_missing and all(is_missing):
         raise UsageError(
-            f"none of the {len(images):,} images is under {store.uri}/{image_root}.",
-            "Land the images there, or name their folder: --set image_roots.<dataset>=<key under the store root>.",
+            f"none of the {len(images):,} images is under {image_root}.",
+            "Land the images there, or name their folder: --set image_roots.<dataset>=landing/<folder>.",
         )
 
 
-def _require_enough(num_rows: int, quarantined: Sequence[QuarantineRow], limit: float, prefix: str) -> None:
-    if num_rows == 0:
-        raise BadDataError(f"{prefix} has no rows.", "Land data with at least one row.")
-    if len(quarantined) > limit * num_rows or len(quarantined) == num_rows:
-        counts = Counter(row.reason for row in quarantined).most_common(NUM_TOP_REASONS)
-        reasons = "; ".join(f"{count:,} x {reason} ({REASONS[reason]})" for reason, count in counts)
-        first = quarantined[0]
-        raise BadDataError(
-            f"{len(quarantined):,} of {num_rows:,} rows of {prefix} are bad, the limit is {limit:.1%}: {reasons} "
-            f"First: row {first.source_row} of {first.source_uri}: {first.detail}",
-            "Mend the data, or raise ingest.max_quarantine_fraction.",
-        )
+def _too_much_quarantined(
+    num_rows: int, quarantined: Sequence[QuarantineRow], limit: float, prefix: str
+) -> BadDataError:
+    counts = Counter(row.reason for row in quarantined).most_common(NUM_TOP_REASONS)
+    reasons = "; ".join(f"{count:,} x {reason} ({REASONS[reason]})" for reason, count in counts)
+    first = quarantined[0]
+    return BadDataError(
+        f"{len(quarantined):,} of {num_rows:,} rows of {prefix} are bad, the limit is {limit:.1%}: {reasons} "
+        f"First: row {first.source_row} of {first.source_uri}: {first.detail}",
+        "Mend the data, or raise ingest.max_quarantine_fraction.",
+    )

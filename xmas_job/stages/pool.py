@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xmas_job.catalog.methods import METHODS
-from xmas_job.config import PoolConfig, resolve_budget
+from xmas_job.config import PoolConfig
+from xmas_job.core.budget import resolve_budget
 from xmas_job.errors import BadDataError, UsageError
 from xmas_job.runner import Run
 from xmas_job.stage_io import Metrics, StageIO
@@ -20,7 +21,7 @@ from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import DROPPED, EXAMPLES, POOL
 from xmas_job.storage.tables import read_table
 
-COLUMNS = ["uid", "source", "source_row", "modality"]
+COLUMNS = ["uid", "source", "source_uri", "source_row", "modality"]
 
 
 def run(section: PoolConfig, io: StageIO) -> Metrics:
@@ -75,7 +76,9 @@ def _all_rows(ingested: Sequence[Artifact]) -> pa.Table:
         table = table.append_column("dataset", pa.array([dataset] * len(table), pa.string()))
         tables.append(table.append_column("order", pa.array([order] * len(table), pa.int32())))
     rows = pa.concat_tables(tables)
-    return rows.sort_by([("uid", "ascending"), ("order", "ascending"), ("source_row", "ascending")])
+    return rows.sort_by(
+        [("uid", "ascending"), ("order", "ascending"), ("source_uri", "ascending"), ("source_row", "ascending")]
+    )
 
 
 def _first_places(uids: list[str], datasets: list[str]) -> tuple[pa.Array, dict[str, str]]:
@@ -90,5 +93,5 @@ def _first_places(uids: list[str], datasets: list[str]) -> tuple[pa.Array, dict[
 def _dropped(rows: pa.Table, reason: str, kept_in: dict[str, str]) -> list[dict[str, object]]:
     return [
         {**row, "reason": reason, "kept_in": kept_in.get(row["uid"])}
-        for row in rows.select(["uid", "dataset", "source_row"]).to_pylist()
+        for row in rows.select(["uid", "dataset", "source_uri", "source_row"]).to_pylist()
     ]

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xmas_job import __version__
-from xmas_job.config import PublishConfig, resolve_budget
+from xmas_job.config import PublishConfig
+from xmas_job.core.budget import resolve_budget
 from xmas_job.data.exports.llava import write_llava
 from xmas_job.data.stored import read_rows, to_examples
 from xmas_job.errors import QualityGateError, UsageError

@@ -40,6 +40,7 @@ DROPPED = pa.schema(
     [
         ("uid", pa.string()),
         ("dataset", pa.string()),
+        ("source_uri", pa.string()),
         ("source_row", pa.int64()),
         ("reason", pa.string()),
         ("kept_in", pa.string()),
