@@ -27,7 +27,7 @@ def test_rows_of_several_versions_are_one_an_example_sorted_by_uid(bench: Workbe
     first = bench.examples("d@v1", [*rows_first, example_row("d", source_row=0)])
     second = bench.examples("d@v2", [example_row("a"), example_row("b", source="v2"), example_row("c", "text")])
     rows = read_rows([first, second], ["source"])
-    assert rows.column_names[:3] == ["uid", "source", "source_row"]
+    assert rows.column_names[:4] == ["uid", "source", "source_uri", "source_row"]
     assert rows["uid"].to_pylist() == ["a", "b", "c", "d"]
     # The first version named comes first, and in it the earlier row.
     assert rows["source"].to_pylist() == ["coco", "early", "coco", "coco"]

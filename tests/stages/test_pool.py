@@ -11,7 +11,8 @@ from xmas_job.stages import pool
 
 
 def dropped(uid: str, dataset: str, source_row: int, reason: str, kept_in: str | None) -> dict[str, Any]:
-    return {"uid": uid, "dataset": dataset, "source_row": source_row, "reason": reason, "kept_in": kept_in}
+    place = {"dataset": dataset, "source_uri": "landing/d/v1/data.json", "source_row": source_row}
+    return {"uid": uid, **place, "reason": reason, "kept_in": kept_in}
 
 
 def test_takedowns_go_first_then_duplicates_within_and_across_versions(bench: Workbench) -> None:
