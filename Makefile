@@ -36,10 +36,11 @@ demo: setup ## Land the demo and run the whole line on it, budget 15%.
 	$(BIN)/xmas-job run --recipe demo --budget 15%
 
 # UV_FIND_LINKS: uv does not read pip's own variable, and would take the CUDA build of torch where pip takes a local one.
+# A new file each time: pins of the old one would be kept, and with them the build that they were made for.
 locks: setup ## Pin every package again (needs uv).
-	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/python -m uv pip compile pyproject.toml --extra train --extra dev \
-		--python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o $(LOCK)
-	sed -i 's/+cpu$$//' $(LOCK)
+	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/python -m uv pip compile pyproject.toml --extra train --extra dev --quiet \
+		--python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o $(LOCK).new
+	sed 's/+cpu$$//' $(LOCK).new >$(LOCK) && rm $(LOCK).new
 
 clean: ## Remove .venv and the caches; the store in .xmas stays.
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
