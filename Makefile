@@ -23,7 +23,7 @@ $(VENV)/.installed: $(LOCK) pyproject.toml
 	touch $@
 
 test: setup ## Run all tests that need no engine, server or GPU.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not service"
 
 check: setup ## Lint, types and the layers of the architecture.
 	$(BIN)/ruff check .

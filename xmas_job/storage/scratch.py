@@ -21,13 +21,14 @@ PREFIX = "attempt-"
 def scratch_folder(root: Path) -> Iterator[Path]:
     """An empty local folder of this process; those of processes that died are removed first."""
     root.mkdir(parents=True, exist_ok=True)
-    for folder in root.glob(f"{PREFIX}*"):
-        _remove_if_left(folder)
-    # Locked before it bears a name that others look at.
-    unnamed = Path(tempfile.mkdtemp(prefix="new-", dir=root))
-    descriptor = os.open(unnamed, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    folder = unnamed.rename(root / f"{PREFIX}{unnamed.name.removeprefix('new-')}")
+    # The root is locked meanwhile: nobody looks at a folder between its making and its locking.
+    with _opened(root) as root_descriptor:
+        fcntl.flock(root_descriptor, fcntl.LOCK_EX)
+        for left in root.glob(f"{PREFIX}*"):
+            _remove_if_left(left)
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
         yield folder
     finally:
@@ -37,13 +38,17 @@ def scratch_folder(root: Path) -> Iterator[Path]:
 
 def _remove_if_left(folder: Path) -> None:
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        return  # its owner has just removed it
+        with _opened(folder) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    except (FileNotFoundError, BlockingIOError):
+        pass  # its owner has just removed it, or lives
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    except BlockingIOError:
-        pass  # its owner lives
+        yield descriptor
     finally:
         os.close(descriptor)
