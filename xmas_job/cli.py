@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -103,8 +104,9 @@ def resolve(
     settings: SetOption = None,
 ) -> None:
     """Start a run for a launcher: fix versions and models by content, write run.json, print the stages as JSON."""
-    config = _config(recipe, budget, method, settings)
-    _print_json(load_entrypoint("xmas_job.commands.resolve:start")(_environment(), config, run_id))
+    with _for_a_launcher():
+        config = _config(recipe, budget, method, settings)
+        _print_json(load_entrypoint("xmas_job.commands.resolve:start")(_environment(), config, run_id))
 
 
 @app.command()
@@ -117,16 +119,18 @@ def stage(
     ] = None,
 ) -> None:
     """Build or find one stage of a started run. Prints one JSON line; exit codes tell a launcher what to do."""
-    has_parent = load_entrypoint("xmas_job.commands.process:exit_with_parent")()
-    work = load_entrypoint("xmas_job.commands.stage:run_stage")
-    try:
-        _print_json(work(_environment(), run_id, name, partition))
-    except (XmasError, OSError) as error:
-        expected = _expected(error)
-        _print_json({"error": expected.message, "remedy": expected.remedy, "exit_code": expected.exit_code})
-        if has_parent:  # which says it once, to the person
-            raise typer.Exit(expected.exit_code) from error
-        raise
+    with _for_a_launcher():
+        _print_json(load_entrypoint("xmas_job.commands.stage:run_stage")(_environment(), run_id, name, partition))
+
+
+@app.command()
+def reuse(
+    name: Annotated[str, typer.Argument(help="A stage of the line, e.g. extract: all of its kind in the run.")],
+    run_id: Annotated[str, typer.Option("--run", help="Id of a started run.")],
+) -> None:
+    """Take into the run what is there already of a stage, and print what is left to build, as JSON; builds nothing."""
+    with _for_a_launcher():
+        _print_json(load_entrypoint("xmas_job.commands.reuse:reuse")(_environment(), run_id, name))
 
 
 @app.command()
@@ -180,6 +184,20 @@ def main() -> None:
             raise
         _say_error(error.format_message(), "See --help.")
         sys.exit(2)
+
+
+@contextmanager
+def _for_a_launcher() -> Iterator[None]:
+    """End with the launcher; an expected error is the last line on stdout, as JSON."""
+    has_parent = load_entrypoint("xmas_job.commands.process:exit_with_parent")()
+    try:
+        yield
+    except (XmasError, OSError) as error:
+        expected = _expected(error)
+        _print_json({"error": expected.message, "remedy": expected.remedy, "exit_code": expected.exit_code})
+        if has_parent:  # which says it once, to the person
+            raise typer.Exit(expected.exit_code) from error
+        raise
 
 
 def _expected(error: XmasError | OSError) -> XmasError:

@@ -171,11 +171,13 @@ class Runner:
         assert isinstance(size, int)
         return math.ceil(num_examples / size)
 
-    def count_partitions(self, node: Node) -> tuple[int, int]:
-        """How many partitions of the node are done, and how many there are."""
-        address, total = self.address(node), self.num_partitions(node)
-        done = sum(self.store.exists(_Unit(node, address, partition).record_key) for partition in range(total))
-        return done, total
+    def missing_partitions(self, node: Node) -> tuple[int, ...]:
+        """Partitions of the node that are not there yet."""
+        address = self.address(node)
+        units = [_Unit(node, address, partition) for partition in range(self.num_partitions(node))]
+        return tuple(
+            unit.partition for unit in units if unit.partition is not None and not self.store.exists(unit.record_key)
+        )
 
     def _run_partitions(self, node: Node, address: str) -> tuple[Artifact, Status]:
         whole = _Unit(node, address, None)

@@ -30,7 +30,8 @@ def _state(runner: Runner, node: Node) -> dict[str, Json]:
     except MissingInputError:
         return {"stage": node.id, "state": "UNKNOWN", "artifact": None}
     if node.spec.partitioned_by:
-        num_done, total = runner.count_partitions(node)
+        total = runner.num_partitions(node)
+        num_done = total - len(runner.missing_partitions(node))
         state = "PARTIAL" if num_done else "MISS"
         return {"stage": node.id, "state": state, "artifact": address, "partitions": [num_done, total]}
     return {"stage": node.id, "state": "MISS", "artifact": address}

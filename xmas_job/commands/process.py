@@ -1,4 +1,4 @@
-"""One `xmas-job stage` process: its log events on the way, its error as our own error at the end."""
+"""One `xmas-job` process: its log events on the way, its result or its error as our own error at the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from xmas_job import errors
@@ -28,9 +29,22 @@ def run_stage_process(run_id: str, node_id: str, on_event: Callable[[str, dict[s
         on_event: called with the stage and each of its log events; None passes the lines on to stderr.
 
     Raises:
-        XmasError: what the stage raised, or TryAgainError if a signal ended it.
+        XmasError: as `run_process`.
     """
-    command = [sys.executable, "-m", "xmas_job.cli", "stage", node_id, "--run", run_id]
+    run_process(("stage", node_id, "--run", run_id), on_event and partial(on_event, node_id))
+
+
+def run_process(arguments: Sequence[str], on_event: Callable[[dict[str, Json]], None] | None = None) -> dict[str, Json]:
+    """Run `xmas-job ARGUMENTS` in a process of its own, which ends when this process ends; the object that it printed.
+
+    Args:
+        arguments: of a command that is for launchers: resolve, reuse or stage.
+        on_event: called with each of its log events; None passes the lines on to stderr.
+
+    Raises:
+        XmasError: what the command raised, or TryAgainError if a signal ended it.
+    """
+    command = [sys.executable, "-m", "xmas_job.cli", *arguments]
     environment = {**os.environ, EXIT_WITH_PARENT: "1", "XMAS_LOG_FORMAT": "json"}
     tail: list[str] = []
     # What it prints goes into a file: a full pipe, read only at the end, would stop it.
@@ -41,11 +55,13 @@ def run_stage_process(run_id: str, node_id: str, on_event: Callable[[str, dict[s
             assert process.stderr is not None
             for line in process.stderr:
                 tail = [*tail[-19:], line]
-                _forward(line, node_id, on_event)
+                _forward(line, on_event)
         printed.seek(0)
         result = printed.read()
     if process.returncode:
-        raise _error(node_id, process.returncode, result, "".join(tail))
+        raise _error(" ".join(arguments[:2]), process.returncode, result, "".join(tail))
+    found: dict[str, Json] = json.loads(result.strip().splitlines()[-1])
+    return found
 
 
 def exit_with_parent() -> bool:
@@ -66,7 +82,7 @@ def _wait_for_end_of_input() -> None:
     os._exit(errors.TryAgainError.exit_code)
 
 
-def _forward(line: str, node_id: str, on_event: Callable[[str, dict[str, Json]], None] | None) -> None:
+def _forward(line: str, on_event: Callable[[dict[str, Json]], None] | None) -> None:
     if on_event is None:
         sys.stderr.write(line)
         return
@@ -74,20 +90,18 @@ def _forward(line: str, node_id: str, on_event: Callable[[str, dict[str, Json]],
         event = dict(json.loads(line))
     except (TypeError, ValueError):
         event = {"event": line.rstrip(), "level": "warning"}
-    on_event(node_id, event)
+    on_event(event)
 
 
-def _error(node_id: str, code: int, result: str, tail: str) -> errors.XmasError:
+def _error(name: str, code: int, result: str, tail: str) -> errors.XmasError:
     if code < 0:
-        name = signal.Signals(-code).name
+        sent = signal.Signals(-code).name
         return errors.TryAgainError(
-            f"stage {node_id} was ended by {name}" + (" (out of memory?)." if name == "SIGKILL" else "."),
+            f"{name} was ended by {sent}" + (" (out of memory?)." if sent == "SIGKILL" else "."),
             "Run the same command again: what was finished is kept.",
         )
     try:
         found: dict[str, Any] = json.loads(result.strip().splitlines()[-1])
         return errors.error_of(code)(found["error"], found["remedy"])
     except (IndexError, KeyError, ValueError):
-        return errors.XmasError(
-            f"stage {node_id} failed with exit code {code}.\n{tail}", "This is a defect; report it."
-        )
+        return errors.XmasError(f"{name} failed with exit code {code}.\n{tail}", "This is a defect; report it.")
