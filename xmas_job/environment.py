@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -38,6 +39,13 @@ class Environment(BaseSettings):
         86_400.0, gt=0, description="How long to wait for another worker's stage before trying again later."
     )
     progress_seconds: float = Field(5.0, ge=0, description="Seconds between progress events.")
+    launcher: Literal["local"] = Field("local", description="What runs a stage for a scheduler: a process beside it.")
+    gpu_pool: str = Field(
+        "default_pool", description="Airflow pool of the GPU stages; give it as many slots as there are GPUs."
+    )
+    alert_urls: str = Field(
+        "", description="Where failures are told: Apprise URLs (json://, mailto://, slack://), spaces between."
+    )
     log_format: LogFormat = Field("auto", description="auto (console on a terminal, else JSON), json or console.")
 
 
