@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
 
 import pytest
 
 pytest.importorskip("apprise", reason="alerts come with the extra `airflow`: make airflow")
 
+from tests.alerts.receiver import Receiver
 from xmas_job.alerts.failure import Failure, send
 from xmas_job.errors import TryAgainError, UsageError
 
 FAILURE = Failure("r1", "extract:demo@v1", "the disk is full. Free some space.", "airflow dags trigger xmas_selection")
-
-
-class Receiver(HTTPServer):
-    status = 200
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.got: list[dict[str, Any]] = []
-
-    @property
-    def url(self) -> str:
-        return f"json://secret@127.0.0.1:{self.server_port}/hook"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        self.server.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(self.server.status)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture

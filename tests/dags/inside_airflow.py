@@ -1,0 +1,103 @@
+"""What the tests ask of Airflow, in processes of their own: it sets up logging and a home as soon as it is imported.
+
+`facts` prints what a DAG processor sees; `try CONF` runs the DAG through `dag.test()`. JSON on the last line.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import sys
+import time
+from typing import Any
+
+FOLDER = os.environ["AIRFLOW__CORE__DAGS_FOLDER"]
+sys.path.insert(0, FOLDER)  # as Airflow does
+
+CONFS: list[dict[str, Any]] = [
+    {},
+    {"budget": "0"},
+    {"budget": "300", "method": "random", "datasets": ["a", "b@v2"], "seed": 7, "train_target": False, "channel": "x"},
+    {"method": "magic"},
+    {"seed": -1},
+    {"datasets": []},
+    {"train_target": "maybe"},
+    {"channel": "Not A Key"},
+    {"recipe": ""},
+    {"bugdet": "10%"},
+]
+
+
+def facts() -> dict[str, Any]:
+    started = time.perf_counter()
+    import airflow.sdk  # noqa: F401
+
+    after_airflow, before = time.perf_counter(), set(sys.modules)
+    import xmas_selection
+
+    parsed = {"seconds": time.perf_counter() - after_airflow, "modules": sorted(set(sys.modules) - before)}
+    parsed["seconds_of_airflow"] = after_airflow - started
+
+    import dag_factory
+    from airflow.dag_processing.dagbag import BundleDagBag
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    from xmas_job import errors
+
+    bag = BundleDagBag(dag_folder=FOLDER, bundle_path=FOLDER, bundle_name="dags-folder")
+    dag = bag.dags["xmas_selection"]
+    data = DagSerialization.to_dict(dag)
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.XmasError)]
+    return {
+        "import_errors": bag.import_errors,
+        "dags": sorted(bag.dags),
+        "parsed": parsed,
+        "tasks": {task.task_id: _task(task) for task in dag.tasks},
+        "tasks_after_a_round_trip": sorted(DagSerialization.from_dict(json.loads(json.dumps(data))).task_dict),
+        "budget": xmas_selection.BUDGET,
+        "confs": [_answer(dag, conf, xmas_selection.request) for conf in CONFS],
+        "outcomes": {kind.__name__: type(dag_factory.outcome_of(kind("what", "remedy"))).__name__ for kind in kinds},
+        "message": str(dag_factory.outcome_of(errors.BadDataError("what.", "remedy."))),
+    }
+
+
+def _task(task: Any) -> dict[str, Any]:
+    return {
+        "upstream": sorted(task.upstream_task_ids),
+        "is_mapped": task.is_mapped,
+        "trigger_rule": str(task.trigger_rule.value),
+        "retries": task.retries,
+        "hours": task.execution_timeout.total_seconds() / 3600,
+        "pool": task.pool,
+        "pool_slots": task.pool_slots,
+        "has_alert": bool(task.on_failure_callback),
+    }
+
+
+def _answer(dag: Any, conf: dict[str, Any], request: Any) -> list[str] | str:
+    """Arguments of `xmas-job resolve`, or the schema's refusal."""
+    try:
+        params = copy.deepcopy(dag.params)
+        params.update(conf)
+        return list(request(params.validate()))
+    except Exception as error:  # noqa: BLE001 (whatever Airflow raises)
+        return str(error)
+
+
+def try_run(conf: dict[str, Any]) -> dict[str, Any]:
+    from airflow.dag_processing.dagbag import BundleDagBag
+    from airflow.utils.db import initdb
+
+    initdb()
+    bag = BundleDagBag(dag_folder=FOLDER, bundle_path=FOLDER, bundle_name="dags-folder")
+    run = bag.dags["xmas_selection"].test(run_conf=conf)
+    states: dict[str, list[str]] = {}
+    for instance in run.get_task_instances():
+        states.setdefault(instance.task_id, []).append(str(instance.state))
+    return {"run": run.run_id, "state": str(run.state), "tasks": states}
+
+
+if __name__ == "__main__":
+    result = facts() if sys.argv[1] == "facts" else try_run(json.loads(sys.argv[2]))
+    print("\n" + json.dumps(result))
