@@ -6,6 +6,7 @@ Owns what the person sees on the way. Starts an Airflow, or uses the one that is
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import signal
@@ -48,7 +49,7 @@ def main() -> int:
     if conf.get("recipe", "demo") == "demo":
         subprocess.run([sys.executable, "-m", "xmas_job.cli", "demo", "land"], check=True)
     try:
-        with _airflow(keep=arguments.keep) as client:
+        with _alone(), _airflow(keep=arguments.keep) as client:
             succeeded = _run(client, conf)
     except RefusedError as refusal:
         console.print(f"error: Airflow refused the request: {refusal}", markup=False)
@@ -75,18 +76,30 @@ def _stop() -> int:
 
 
 @contextmanager
+def _alone() -> Iterator[None]:
+    """One `make run` a checkout at a time: the second would lose its Airflow when the first ends."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    with (HOME / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit("Another `make run` of this checkout is at work. Wait for it, or end it.") from None
+        yield
+
+
+@contextmanager
 def _airflow(*, keep: bool) -> Iterator[Client]:
-    """An Airflow that is ready. At the end it is stopped, unless it is to be kept or was up before."""
+    """An Airflow that is ready. At the end it is stopped, unless it is well and to be kept, or was up before."""
     found = running(HOME)
     environment = load_environment()
     places = {"XMAS_STORE_ROOT": environment.store_root, "XMAS_SCRATCH": str(environment.scratch)}
     server = found or start(HOME, places)
+    client = Client(server.url, server.password, DAG)
     try:
-        client = Client(server.url, server.password, DAG)
         _wait(server, client)
         yield client
     finally:
-        if keep or found:
+        if (keep or found) and client.is_healthy():
             console.print(
                 f"Airflow stays up: {server.url}  user admin  password {server.password}  (end it: make stop)"
             )
@@ -121,6 +134,8 @@ def _run(client: Client, conf: dict[str, Any]) -> bool:
                     console.print(_stage_line(run_id, stage, tasks))
             if state in FINISHED:
                 break
+            if not client.is_healthy():
+                raise SystemExit("Airflow's scheduler died. `make run` again: what was finished is kept.")
             status.update(_at_work(tasks))
             time.sleep(POLL_SECONDS)
     if state == "success":
