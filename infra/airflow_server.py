@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -59,12 +59,9 @@ class Server:
 
     def stop(self) -> None:
         """End all its processes, also those of tasks, which lead process groups of their own."""
-        for sent in (signal.SIGTERM, signal.SIGKILL):
-            end = time.monotonic() + SECONDS_TO_END
-            for process in self.processes():
-                process.send_signal(sent)
-            while self.processes() and time.monotonic() < end:
-                time.sleep(0.1)
+        _signal(self.processes(), signal.SIGTERM)
+        while processes := self.processes():
+            _signal(processes, signal.SIGKILL)
         _state(self.home).unlink(missing_ok=True)
 
     def processes(self) -> list[psutil.Process]:
@@ -159,6 +156,14 @@ def _passwords(home: Path) -> Path:
 
 def _state(home: Path) -> Path:
     return home / "server.json"
+
+
+def _signal(processes: list[psutil.Process], sent: signal.Signals) -> None:
+    """Send it to all, and give them time to end."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(sent)
+    psutil.wait_procs(processes, timeout=SECONDS_TO_END)
 
 
 def _session(process: psutil.Process) -> int | None:
