@@ -123,7 +123,7 @@ def test_held_out_data_enters_neither_pool_nor_proxy() -> None:
 def test_arms_differ_in_method_seed_and_budget_only_where_they_must() -> None:
     planned = nodes(config_of("xmas", {**COMPARISON, "with_full": True}))
     identity = {node: planned[node].section.identity() for node in planned}
-    assert (identity["select:random.1"]["method"], identity["select:random.1"]["seed"]) == ("random", 1)
+    assert (identity["select:random.1"]["method"], identity["select:random.1"]["seed"]) == ("random", 2)
     assert identity["select:random.1"]["text_only"] == identity["select:subset"]["text_only"]
     assert identity["publish:random.1"] == identity["publish:subset"] == {"budget": "10%"}
     assert identity["publish:full"] == {"budget": "100%"}

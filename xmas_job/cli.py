@@ -182,7 +182,8 @@ def main() -> None:
         # Click's usage errors: they know how to show themselves. Anything else is a defect and keeps its trace.
         if not hasattr(error, "format_message"):
             raise
-        _say_error(error.format_message(), "See --help.")
+        if error.format_message():  # else it has shown the help, because there were no arguments
+            _say_error(error.format_message(), "See --help.")
         sys.exit(2)
 
 
@@ -212,8 +213,8 @@ def _expected(error: XmasError | OSError) -> XmasError:
         )
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}:
         return UsageError(
-            f"cannot write {error.filename}: {os.strerror(error.errno)}.",
-            "Check the folders of XMAS_STORE_ROOT and XMAS_SCRATCH and who may write there.",
+            f"cannot use {error.filename}: {os.strerror(error.errno)}.",
+            "Check the folders of XMAS_STORE_ROOT and XMAS_SCRATCH and who may read and write there.",
         )
     raise error
 

@@ -182,7 +182,7 @@ class ComparisonConfig(Section):
     target: TargetConfig
     evaluate: EvaluateConfig
     num_seeds: int = Field(3, ge=1, description="Trainings an arm; each random one draws a subset of its own.")
-    with_full: bool = Field(default=False, description="Also train once on the whole pool, as the reference for ARP.")
+    with_full: bool = Field(default=False, description="Also train once on the whole pool, for ARP in report.json.")
 
 
 class RunConfig(Section):

@@ -35,6 +35,12 @@ def digest_of_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def digest_of_folder(folder: Path) -> str:
+    """Sha256 (64 hex digits) of the names and bytes of all files in a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest_of([[path.relative_to(folder).as_posix(), digest_of_file(path)] for path in files])
+
+
 def stage_fingerprint(
     stage: str, version: int, section: Mapping[str, Json], inputs: Mapping[str, Sequence[str]]
 ) -> str:

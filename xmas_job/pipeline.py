@@ -145,7 +145,7 @@ def _trained(config: RunConfig) -> tuple[str, ...]:
 
 
 def split_training_key(key: str) -> tuple[str, int]:
-    """The arm and the training seed of a train_target or evaluate node's key."""
+    """The arm and the number of the training, from 0, of a train_target or evaluate node's key."""
     arm, _, seed = key.rpartition("/")
     return arm, int(seed)
 
@@ -153,17 +153,23 @@ def split_training_key(key: str) -> tuple[str, int]:
 # --- sections -----------------------------------------------------------------------------------------------------
 
 
-def _ingest_section(config: RunConfig, dataset: str) -> Section:
+def image_root(config: RunConfig, dataset: str) -> str:
+    """Key of the folder that the image paths of a dataset version start from."""
     name, _, version = dataset.partition("@")
-    image_root = config.image_roots.get(name, f"landing/{name}/{version}")
-    return IngestSection(**config.ingest.model_dump(), image_root=image_root)
+    return config.image_roots.get(name, f"landing/{name}/{version}")
+
+
+def _ingest_section(config: RunConfig, dataset: str) -> Section:
+    return IngestSection(**config.ingest.model_dump(), image_root=image_root(config, dataset))
 
 
 def _select_section(config: RunConfig, arm: str) -> Section:
     if arm == SUBSET:
         return config.select
-    name, _, seed = arm.partition(".")
-    return SelectConfig(method=name, text_only=config.select.text_only, seed=int(seed or 0))
+    name, _, number = arm.partition(".")
+    # Never the seed of the asked-for selection: a random one would be compared with itself.
+    seed = config.select.seed + 1 + int(number or 0)
+    return SelectConfig(method=name, text_only=config.select.text_only, seed=seed)
 
 
 def _publish_section(config: RunConfig, arm: str) -> Section:
@@ -173,8 +179,9 @@ def _publish_section(config: RunConfig, arm: str) -> Section:
 def _target_section(config: RunConfig, key: str) -> Section:
     assert config.comparison is not None
     target = config.comparison.target
-    _, seed = split_training_key(key)
-    return target.model_copy(update={"training": target.training.model_copy(update={"seed": seed})})
+    _, number = split_training_key(key)
+    training = target.training.model_copy(update={"seed": target.training.seed + number})
+    return target.model_copy(update={"training": training})
 
 
 def _evaluate_section(config: RunConfig, _: str) -> Section:

@@ -84,6 +84,6 @@ class StageBoard:
         elif name == "stage done":
             self._bars.update(self._tasks[stage], visible=False)
             self._bars.console.print(f"[green]{event['status']:>6}[/] {escape(stage)}  {event['seconds']} s")
-        elif level in {"warning", "error", "critical"}:
+        elif level in {"warning", "error", "critical"} and name != "stage failed":  # the command's last line says that
             details = {key: value for key, value in event.items() if key not in {"event", "level", "timestamp", "run"}}
             self._bars.console.print(f"[yellow]{level:>6}[/] {escape(stage)}  {escape(f'{name} {details}')}")

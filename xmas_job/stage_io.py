@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from xmas_job.environment import Environment
-from xmas_job.fingerprint import Json
+from xmas_job.errors import UsageError
+from xmas_job.fingerprint import Json, digest_of_folder
 from xmas_job.progress import ProgressCallback
 from xmas_job.storage.output import Output
 from xmas_job.storage.record import Artifact
@@ -45,3 +47,15 @@ class StageIO:
         """The one source that is the input `name`."""
         (source,) = self.sources[name]
         return source
+
+    def model_folder(self, name: str) -> Path:
+        """The model folder that is the input `name`.
+
+        Raises:
+            UsageError: if it is not what it was when the run started.
+        """
+        source = self.source(name)
+        folder = Path(source.uri)
+        if digest_of_folder(folder) != source.digest:
+            raise UsageError(f"{folder} has changed since the run started.", "Start a new run.")
+        return folder

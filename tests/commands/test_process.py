@@ -69,11 +69,11 @@ def test_lines_pass_through_to_stderr_without_a_listener(started: World, capsys:
 def test_error_of_the_stage_is_raised_here_whole(started: World) -> None:
     (started.folder / "store/landing/demo/v1/data.json").write_text("[]")
     events: list[Any] = []
-    with pytest.raises(BadDataError) as caught:
+    with pytest.raises(UsageError) as caught:
         run_stage_process("r", INGEST, lambda _stage, event: events.append(event))
     assert [event["event"] for event in events] == ["stage started", "stage failed"]
-    assert caught.value.message == "landing/demo/v1 has no rows."
-    assert caught.value.remedy == "Land data with at least one row."
+    assert caught.value.message.endswith("landing/demo/v1 has changed since the run started.")
+    assert caught.value.remedy == "Start a new run, or land a new version."
 
 
 def test_missing_input_is_raised_here_with_its_command(started: World) -> None:

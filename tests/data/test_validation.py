@@ -37,6 +37,8 @@ def test_row_with_images_becomes_one_table_row() -> None:
         source_row=5,
         image_uris=["landing/p/v1/images/b.gif", "landing/p/v1/images/a.png"],
         image_sha256=["bb" * 32, "aa" * 32],
+        image_modes=["P", "RGB"],
+        image_formats=["GIF", "PNG"],
         width=20,
         height=10,
         num_turns=2,
@@ -51,6 +53,7 @@ def test_text_only_row_has_no_size() -> None:
     row = built()
     assert isinstance(row, ExampleRow)
     assert (row.width, row.height, row.image_uris, row.modality) == (None, None, [], "text")
+    assert (row.image_sha256, row.image_modes, row.image_formats) == ([], [], [])
 
 
 @pytest.mark.parametrize(

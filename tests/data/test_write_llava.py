@@ -22,6 +22,15 @@ def exported(examples: list[tuple[str | None, Example]]) -> bytes:
     return stream.getvalue()
 
 
+def rows_read_back(data: bytes) -> list[ExampleRow]:
+    built = [
+        build_example_row(row, IMAGES, source_uri="export", image_root="landing/v1")
+        for row in read(io.BytesIO(data), name="export")
+        if isinstance(row, Row)
+    ]
+    return [row for row in built if isinstance(row, ExampleRow)]
+
+
 def example(turns: tuple[Turn, ...], paths: tuple[str, ...] = ()) -> Example:
     uid = compute_uid(turns, [IMAGES[path].sha256 for path in paths])
     return Example(uid, turns, tuple(f"landing/v1/{path}" for path in paths))
@@ -45,8 +54,7 @@ def test_export_is_what_a_llava_trainer_reads() -> None:
         {
             "id": TOLD.uid,
             "conversations": [
-                {"from": "system", "value": "s"},
-                {"from": "human", "value": "Why?"},
+                {"from": "human", "value": "s\nWhy?"},
                 {"from": "gpt", "value": "So."},
             ],
         },
@@ -61,6 +69,34 @@ def test_export_is_what_a_llava_trainer_reads() -> None:
             ],
         },
     ]
+
+
+@pytest.mark.parametrize(
+    ("system", "question", "value", "read_back"),
+    [
+        ("Be\nkind.", Turn("user", "Same?", 2), "<image>\n<image>\nBe\nkind.\nSame?", "Be\nkind.\nSame?"),
+        ("s", Turn("user", "", 1), "<image>\ns", "s"),
+        ("", Turn("user", "What?", 1), "<image>\nWhat?", "What?"),
+        ("<im", Turn("user", "age>?"), "<im\nage>?", "<im\nage>?"),
+    ],
+)
+def test_system_text_opens_the_first_question_and_the_row_is_another_example(
+    system: str, question: Turn, value: str, read_back: str
+) -> None:
+    later = (Turn("assistant", "A"), Turn("user", "And?"), Turn("assistant", "B"))
+    paths = ("dir/a.png", "dir/b.png")[: question.num_images]
+    original = example((Turn("system", system), question, *later), paths)
+    data = exported([("7", original)])
+    assert json.loads(data)[0]["conversations"] == [
+        {"from": "human", "value": value},
+        {"from": "gpt", "value": "A"},
+        {"from": "human", "value": "And?"},
+        {"from": "gpt", "value": "B"},
+    ]
+    turns = (Turn("user", read_back, question.num_images), *later)
+    (found,) = rows_read_back(data)
+    assert found.conversation == turns
+    assert found.uid == example(turns, paths).uid != original.uid
 
 
 def test_export_has_one_example_a_line_and_literal_bytes() -> None:
@@ -88,7 +124,7 @@ words = (texts | odd.map(normalise_text)).filter(bool)
 
 @st.composite
 def examples(draw: st.DrawFn) -> Example:
-    turns = [Turn("system", draw(words))] if draw(st.booleans()) else []
+    turns: list[Turn] = []
     paths: list[str] = []
     for _ in range(draw(st.integers(1, 3))):
         shown = draw(st.lists(st.sampled_from(sorted(IMAGES)), max_size=2))
@@ -98,12 +134,7 @@ def examples(draw: st.DrawFn) -> Example:
 
 
 @given(st.lists(examples(), max_size=4))
-def test_export_read_back_has_the_same_uids(originals: list[Example]) -> None:
-    data = exported([(None, each) for each in originals])
-    found = [
-        build_example_row(row, IMAGES, source_uri="export", image_root="landing/v1")
-        for row in read(io.BytesIO(data), name="export")
-        if isinstance(row, Row)
-    ]
-    assert [each.uid for each in found if isinstance(each, ExampleRow)] == [each.uid for each in originals]
-    assert [each.orig_id for each in found if isinstance(each, ExampleRow)] == [each.uid for each in originals]
+def test_export_without_system_turns_read_back_has_the_same_uids(originals: list[Example]) -> None:
+    found = rows_read_back(exported([(None, each) for each in originals]))
+    assert [each.uid for each in found] == [each.uid for each in originals]
+    assert [each.orig_id for each in found] == [each.uid for each in originals]

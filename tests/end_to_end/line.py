@@ -62,10 +62,11 @@ class World:
         own = {"XMAS_STORE_ROOT": str(self.store), "XMAS_SCRATCH": str(self.folder / "scratch"), "XMAS_WORKERS": "2"}
         return {**os.environ, **own, "XMAS_LOG_FORMAT": "json"}
 
-    def start(self, *arguments: str, **popen: Any) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, variables: Mapping[str, str] | None = None, **popen: Any) -> subprocess.Popen[str]:
+        """Start the command line; `variables` come on top of the world's own environment."""
         command = [sys.executable, "-m", "xmas_job.cli", *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env=self.environment(), **{**pipes, **popen})
+        return subprocess.Popen(command, env={**self.environment(), **(variables or {})}, **{**pipes, **popen})
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from collections.abc import Callable
@@ -34,57 +35,82 @@ NODES = {
 }
 
 
-def leased(stage: Path) -> bool:
-    return any(stage.glob("**/lease/*.json"))
+TRIES = 10  # a stage may end before the kill reaches it
+LOG = "stage.jsonl"
+
+Moment = Callable[[World, str], bool]
 
 
-def wrote_a_file(stage: Path) -> bool:
-    return any(path.is_file() for path in stage.glob("**/attempts/**/*"))
+def artifacts(world: World, stage: str) -> Path:
+    return world.store / "artifacts" / stage
 
 
-def wrote_second_checkpoint(stage: Path) -> bool:
-    return any(stage.glob("*/attempts/*/checkpoint-0002/*"))
+def leased(world: World, stage: str) -> bool:
+    return any(artifacts(world, stage).glob("**/lease/*.json"))
 
 
-def finished_a_partition(stage: Path) -> bool:
-    return any(stage.glob("*/partitions/*.json"))
+def wrote_a_file(world: World, stage: str) -> bool:
+    return any(path.is_file() for path in artifacts(world, stage).glob("**/attempts/**/*"))
 
 
-CASES: list[tuple[str, Callable[[Path], bool]]] = [
+def wrote_second_checkpoint(world: World, stage: str) -> bool:
+    return any(artifacts(world, stage).glob("*/attempts/*/checkpoint-0002/*"))
+
+
+def finished_a_partition(world: World, stage: str) -> bool:
+    return any(artifacts(world, stage).glob("*/partitions/*.json"))
+
+
+def made_progress(world: World, _stage: str) -> bool:
+    return '"event": "progress"' in (world.folder / LOG).read_text()
+
+
+CASES: list[tuple[str, Moment]] = [
     *((stage, leased) for stage in ORDER),
     *((stage, wrote_a_file) for stage in ORDER if stage not in {"train_target", "evaluate"}),
     ("train_proxy", wrote_second_checkpoint),
     ("extract", finished_a_partition),
+    *((stage, made_progress) for stage in ("ingest", "train_proxy", "extract", "train_target", "evaluate")),
 ]
 
 
 def without(world: World, stage: str) -> None:
     """Take away what this stage and those after it made."""
     for later in ORDER[ORDER.index(stage) :]:
-        shutil.rmtree(world.store / "artifacts" / later, ignore_errors=True)
+        shutil.rmtree(artifacts(world, later), ignore_errors=True)
     for folder in ("selections", "channels", "runs/tested/stages", "runs/tested/report"):
         shutil.rmtree(world.store / folder, ignore_errors=True)
 
 
-def adapters(world: World) -> set[bytes]:
-    return {path.read_bytes() for path in world.store.glob("artifacts/train_target/*/attempts/*/adapter/*.safetensors")}
+def digests(world: World, stage: str) -> set[str]:
+    """Of what the stage's artifacts hold."""
+    return {json.loads(path.read_bytes())["digest"] for path in artifacts(world, stage).glob("*/record.json")}
+
+
+def kill_at(world: World, stage: str, moment: Moment) -> int:
+    """Start a stage that has made nothing yet and kill it at the moment; the exit status tells which was first."""
+    without(world, stage)
+    with (world.folder / LOG).open("w") as log:
+        command = ("stage", NODES.get(stage, stage), "--run", "tested")
+        process = world.start(*command, variables={"XMAS_PROGRESS_SECONDS": "0"}, stderr=log)
+        wait_until(lambda: moment(world, stage) or process.poll() is not None, f"{stage} {moment}")
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    if process.returncode != -signal.SIGKILL:
+        assert process.returncode == 0, (world.folder / LOG).read_text()[-3000:]
+    return process.returncode
 
 
 @pytest.mark.parametrize(("stage", "moment"), CASES, ids=lambda value: getattr(value, "__name__", value))
-def test_killed_stage_ends_with_the_same_bytes(
-    finished: World, tmp_path: Path, stage: str, moment: Callable[[Path], bool]
-) -> None:
+def test_killed_stage_ends_with_the_same_bytes(finished: World, tmp_path: Path, stage: str, moment: Moment) -> None:
     world = finished.copy(tmp_path / "world")
-    without(world, stage)
-    process = world.start("stage", NODES.get(stage, stage), "--run", "tested")
-    wait_until(lambda: moment(world.store / "artifacts" / stage) or process.poll() is not None, f"{stage} {moment}")
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    assert any(kill_at(world, stage, moment) == -signal.SIGKILL for _ in range(TRIES)), "it ended before every kill"
     if ORDER.index(stage) < ORDER.index("train_target") or stage == "report":
         world.run("--set", "comparison=null")
     else:
         world.run("--run-id", "tested")
-        assert adapters(world) == adapters(finished)
+        for made in ("train_target", "evaluate"):
+            assert digests(world, made) == digests(finished, made) != set()
     assert world.published() == finished.published()
     assert list((world.folder / "scratch").iterdir()) == []
 
@@ -92,10 +118,11 @@ def test_killed_stage_ends_with_the_same_bytes(
 def test_killed_run_leaves_no_process_and_goes_on(landed: World, finished: World, tmp_path: Path) -> None:
     world = landed.copy(tmp_path / "world")
     process = world.start("run", "--recipe", str(world.recipe), "--run-id", "tested", "--set", "comparison=null")
-    wait_until(lambda: wrote_a_file(world.store / "artifacts/train_proxy"), "the training")
+    wait_until(lambda: wrote_a_file(world, "train_proxy"), "the training")
     process.send_signal(signal.SIGKILL)
     # Its children hold the other ends of these pipes: reading to the end waits for all of them to go.
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     world.run("--run-id", "tested", "--set", "comparison=null")
     assert world.published() == finished.published()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.stages.workbench import Workbench, llava_row, picture, rows_of
 from xmas_job.config import IngestSection
@@ -24,6 +26,12 @@ IMAGES = {"coco/red.png": RED, "coco/blue.jpg": BLUE}
 
 def config(max_quarantine_fraction: float = 0.5, image_root: str = "landing/pets/v1", **changes: Any) -> IngestSection:
     return IngestSection(max_quarantine_fraction=max_quarantine_fraction, image_root=image_root, **changes)
+
+
+def encoded_grey() -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (6, 6), 90).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def ingested(bench: Workbench, landing: Source, section: IngestSection | None = None) -> Artifact:
@@ -47,6 +55,8 @@ def test_landed_rows_become_a_table_with_their_images_by_hand(bench: Workbench) 
         "source_row": 0,
         "image_uris": ["landing/pets/v1/coco/blue.jpg"],
         "image_sha256": [digest],
+        "image_modes": ["RGB"],
+        "image_formats": ["JPEG"],
         "width": 20,
         "height": 10,
         "num_turns": 2,
@@ -60,6 +70,19 @@ def test_landed_rows_become_a_table_with_their_images_by_hand(bench: Workbench) 
     assert rows_of(made, "quarantine.parquet") == []
     assert made.record.metrics == {"num_rows": 2, "num_examples": 2, "num_quarantined": 0, "num_images": 1}
     assert bench.progress[-1] == (len((bench.root / "landing/pets/v1/data.json").read_bytes()),) * 2
+
+
+def test_mode_and_true_format_of_every_image_are_kept_in_order(bench: Workbench) -> None:
+    question = "<image>\n<image>\n<image>\nSame?"
+    row = llava_row(0, None, question) | {"image": ["grey.png", "named.jpg", "blue.jpg"]}
+    # A PNG that is called .jpg, as downloads often are, and a grey one.
+    images = {"named.jpg": RED, "blue.jpg": BLUE, "grey.png": encoded_grey()}
+    made = ingested(bench, bench.land("pets@v1", {"data.json": [row, llava_row("t", None)]}, images))
+    found = rows_of(made, "examples.parquet", ["modality", "image_modes", "image_formats"])
+    assert sorted(found, key=lambda row: str(row["modality"])) == [
+        {"modality": "image", "image_modes": ["L", "RGB", "RGB"], "image_formats": ["PNG", "PNG", "JPEG"]},
+        {"modality": "text", "image_modes": [], "image_formats": []},
+    ]
 
 
 def test_broken_rows_and_images_are_quarantined_with_their_reason(bench: Workbench) -> None:
@@ -196,3 +219,9 @@ def test_list_that_is_cut_off_is_refused_by_its_name(bench: Workbench) -> None:
     landing = bench.land("pets@v1", {"a.json": b'[{"id": 1'})
     with pytest.raises(BadDataError, match=r"landing/pets/v1/a\.json"):
         ingested(bench, landing)
+
+
+def test_landing_that_changed_since_the_run_started_is_refused(bench: Workbench) -> None:
+    landing = bench.land("pets@v1", {"data.json": [llava_row(0, "coco/red.png")]}, IMAGES)
+    with pytest.raises(UsageError, match="has changed since the run started"):
+        ingested(bench, Source(landing.uri, "as it was"))

@@ -29,6 +29,7 @@ from xmas_job.config import (
 )
 from xmas_job.data.stored import read_examples
 from xmas_job.extraction.layout import absent_path, checkpoints_of, signal_path
+from xmas_job.fingerprint import digest_of_folder
 from xmas_job.models.adapter import LVLM
 from xmas_job.stage_io import Source
 from xmas_job.stages import evaluate, extract, ingest, pool, train_proxy, train_target
@@ -78,7 +79,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     model = tiny_llava()
     sharpen(model.model)
     model.save(folder / "model")
-    return World(bench, ingested, pooled, Source(str(folder / "model"), "0" * 64))
+    return World(bench, ingested, pooled, Source(str(folder / "model"), digest_of_folder(folder / "model")))
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +222,8 @@ def taught(world: World) -> Source:
     training = TRAINING.model_copy(update={"num_epochs": 6, "lr_schedule": "constant_with_warmup"})
     section = ProxyConfig(model="m", num_checkpoints=1, training=training)
     made = world.bench.run(train_proxy.run, section, pool=world.pool, ingest=world.ingested, model=world.model)
-    return Source(str(made.local_folder("checkpoint-0001")), "1" * 64)
+    checkpoint = made.local_folder("checkpoint-0001")
+    return Source(str(checkpoint), digest_of_folder(checkpoint))
 
 
 @pytest.fixture(scope="module")

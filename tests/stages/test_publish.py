@@ -64,12 +64,14 @@ class World:
             for rank, answer in zip(ranks or range(1, len(order) + 1), order, strict=True)
         ]
         table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["uid"]), RANKING)
-        return self.bench.write(
-            "select",
-            lambda output: output.table("ranking.parquet", table, RANKING),
-            metrics={"num_eligible": num_eligible, "num_ranked": len(order), "num_absent": 0},
-            section=SelectConfig(**section).identity(),
-        )
+        select = SelectConfig(**section).identity()
+
+        def fill(output: Output) -> None:
+            output.table("ranking.parquet", table, RANKING)
+            output.json("method.json", {**select, "num_eligible": num_eligible})
+
+        metrics = {"num_eligible": num_eligible, "num_ranked": len(order), "num_absent": 0}
+        return self.bench.write("select", fill, metrics=metrics, section=select)
 
     def publish(self, budget: str, ranking: Artifact | None = None, **inputs: Artifact) -> Artifact:
         found: dict[str, Any] = {
@@ -288,6 +290,10 @@ class FullDisk(LocalStore):
         self._spend()
         return super().create(key, data)
 
+    def put(self, key: str, data: bytes) -> None:
+        self._spend()
+        super().put(key, data)
+
     def _spend(self) -> None:
         self._left -= 1
         if self._left < 0:
@@ -326,8 +332,8 @@ def test_release_again_changes_nothing(fresh: World) -> None:
 
 def test_another_selection_moves_the_channel_on(fresh: World) -> None:
     made = [fresh.publish(budget) for budget in ("40%", "30%")]
-    for artifact in made:
-        publish.release(artifact, make_run(), "subset")
+    for number, artifact in enumerate(made):
+        publish.release(artifact, make_run(f"r{number}"), "subset")
     assert len(list(fresh.bench.store.list("channels"))) == 2
     move = channels.current(fresh.bench.store, "latest")
     assert move is not None

@@ -5,17 +5,19 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
-from xmas_job.config import RunConfig, Section
+from xmas_job.config import IngestSection, RunConfig, Section
 from xmas_job.environment import Environment
 from xmas_job.pipeline import node_id
 from xmas_job.runner import Run
 from xmas_job.stage_io import Metrics, Source, StageIO
+from xmas_job.storage.landing import landing_digest
 from xmas_job.storage.local import LocalStore
 from xmas_job.storage.output import Output
 from xmas_job.storage.record import Artifact, Record, content_digest, parse_record
@@ -46,7 +48,7 @@ class Workbench:
         artifacts, sources = {}, {}
         for name, value in inputs.items():
             if isinstance(value, Source):
-                sources[name] = (value,)
+                sources[name] = (self._resolved(value, section),)
             else:
                 artifacts[name] = (value,) if isinstance(value, Artifact) else tuple(value)
         stage_io = StageIO(
@@ -60,6 +62,12 @@ class Workbench:
         )
         metrics = function(section, stage_io)
         return self._commit(stage, key, output, metrics, section.identity())
+
+    def _resolved(self, source: Source, section: Section) -> Source:
+        """The source as it is when the stage starts; a landed version is known by its listing."""
+        if isinstance(section, IngestSection) and not source.digest:
+            return replace(source, digest=landing_digest(self.store, source.uri, section.image_root))
+        return source
 
     def write(
         self,
@@ -99,7 +107,7 @@ class Workbench:
             self.store.put(f"{prefix}/{path}", content if isinstance(content, bytes) else json.dumps(content).encode())
         for path, data in (images or {}).items():
             self.store.put(f"{prefix}/{path}", data)
-        return Source(prefix, "0" * 64)
+        return Source(prefix, "")
 
     def examples(self, dataset: str, rows: Iterable[dict[str, Any]], num_quarantined: int = 0) -> Artifact:
         """An ingested version with rows written by hand, see `example_row`."""
@@ -126,6 +134,8 @@ def example_row(uid: str, modality: str = "image", source: str = "coco", source_
         "source_row": source_row,
         "image_uris": uris,
         "image_sha256": [f"sha-{uid}" for _ in uris],
+        "image_modes": ["RGB" for _ in uris],
+        "image_formats": ["PNG" for _ in uris],
         "width": 8 if uris else None,
         "height": 8 if uris else None,
         "num_turns": 2,

@@ -20,10 +20,12 @@ def test_channel_without_a_move_points_nowhere(store: Store) -> None:
 
 
 def test_channel_points_at_its_newest_move_and_keeps_its_history(store: Store) -> None:
-    assert [move(store, selection) for selection in ("a", "b", "a")] == [True, True, True]
+    runs = (("a", "run of a"), ("b", "run of b"), ("a", "second run of a"))
+    moves = [channels.move(store, "latest", selection=name, run=run, when="2026-01-01") for name, run in runs]
+    assert moves == [True, True, True]
     current = channels.current(store, "latest")
     assert current is not None
-    assert (current.selection, current.run, current.when) == ("a", "run of a", "2026-01-01")
+    assert (current.selection, current.run, current.when) == ("a", "second run of a", "2026-01-01")
     entries = list(store.list("channels/latest"))
     assert [entry.key for entry in entries] == [f"channels/latest/{number:012d}.json" for number in (1, 2, 3)]
     assert [json.loads(store.read(entry.key))["selection"] for entry in entries] == ["a", "b", "a"]
@@ -65,3 +67,11 @@ def test_movers_that_race_lose_no_move(store: Store, start: Callable[..., Child]
     assert len(moved) == 40
     for name in "abcd":
         assert [selection for selection in moved if selection[0] == name] == [f"{name}{number}" for number in range(10)]
+
+
+def test_run_that_is_repeated_late_does_not_take_the_channel_back(store: Store) -> None:
+    for run, selection in (("early", "a"), ("late", "b"), ("early", "a")):
+        channels.move(store, "latest", selection=selection, run=run, when="2026-01-01")
+    now = channels.current(store, "latest")
+    assert now is not None
+    assert (now.selection, now.run) == ("b", "late")

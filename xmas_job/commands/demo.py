@@ -8,13 +8,13 @@ from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment
 from xmas_job.fingerprint import Json
 from xmas_job.logs import get_logger
+from xmas_job.storage.landing import SUCCESS
 from xmas_job.storage.roots import open_store
 from xmas_job.storage.scratch import scratch_folder
 from xmas_job.storage.store import Store
 
 logger = get_logger(__name__)
 
-SUCCESS = "_SUCCESS"
 DATASETS = {"demo": "xmas_job.demo.pool:write_pool", "demo_heldout": "xmas_job.demo.pool:write_heldout"}
 MODELS = ("demo-proxy", "demo-target")
 

@@ -16,13 +16,13 @@ from xmas_job import pipeline
 from xmas_job.config import RunConfig, validate_config
 from xmas_job.environment import Environment
 from xmas_job.errors import UsageError
-from xmas_job.fingerprint import Json, canonical_json, digest_of, digest_of_file
+from xmas_job.fingerprint import Json, canonical_json, digest_of_folder
 from xmas_job.runner import Run, recipe_key, utc_now
 from xmas_job.stage_io import Source
+from xmas_job.storage.landing import SUCCESS, landing_digest, landing_prefix
 from xmas_job.storage.roots import open_store
 from xmas_job.storage.store import Store
 
-SUCCESS = "_SUCCESS"
 RUN_ID_PATTERN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}$")
 
 
@@ -39,7 +39,7 @@ def resolve_run(config: RunConfig, store: Store, run_id: str) -> Run:
     """
     literal = _with_versions(config, store)
     found = {
-        identifier: _landing(store, name) if identifier.startswith("landing:") else _model(store, name)
+        identifier: _landing(store, literal, name) if identifier.startswith("landing:") else _model(store, name)
         for identifier, name in pipeline.sources(literal).items()
     }
     return Run(run_id, literal, found, utc_now())
@@ -144,15 +144,9 @@ def _natural(version: str) -> list[tuple[bool, int, str]]:
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", version)]
 
 
-def _landing(store: Store, dataset: str) -> Source:
-    name, _, version = dataset.partition("@")
-    prefix = f"landing/{name}/{version}"
-    listed: list[Json] = [
-        [entry.key.removeprefix(prefix), entry.size, entry.etag]
-        for entry in store.list(prefix)
-        if entry.key != f"{prefix}/{SUCCESS}"
-    ]
-    return Source(prefix, digest_of(listed))
+def _landing(store: Store, config: RunConfig, dataset: str) -> Source:
+    prefix = landing_prefix(dataset)
+    return Source(prefix, landing_digest(store, prefix, pipeline.image_root(config, dataset)))
 
 
 def _model(store: Store, name: str) -> Source:
@@ -164,6 +158,4 @@ def _model(store: Store, name: str) -> Source:
             f"{name!r} is no model folder: there is no config.json in {folder}.",
             "Give the folder of a transformers model: a path, or a key under the store root.",
         )
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digest = digest_of([[path.relative_to(folder).as_posix(), digest_of_file(path)] for path in files])
-    return Source(str(folder.absolute()), digest)
+    return Source(str(folder.absolute()), digest_of_folder(folder))

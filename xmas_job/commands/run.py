@@ -64,19 +64,23 @@ class _Line:
     def run(self) -> None:
         nodes = self.runner.run.nodes
         with ThreadPoolExecutor(self.environment.workers) as pool:
-            while len(self.done) < len(nodes):
-                for node in nodes.values():
-                    if node.id not in self.started and self._is_ready(node):
-                        self._start(node, pool)
-                if not self.at_work:
-                    continue  # everything that was ready was there already
-                finished, _ = wait(self.at_work, return_when=FIRST_COMPLETED)
-                try:
-                    for future in finished:
-                        self._finish(future)
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+            try:
+                while len(self.done) < len(nodes):
+                    self._advance(pool)
+            except BaseException:
+                # What waits is not started any more; what is at work ends by itself, or with the same interrupt.
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _advance(self, pool: ThreadPoolExecutor) -> None:
+        """Start what is ready, and wait for the next process to end."""
+        for node in self.runner.run.nodes.values():
+            if node.id not in self.started and self._is_ready(node):
+                self._start(node, pool)
+        if self.at_work:
+            finished, _ = wait(self.at_work, return_when=FIRST_COMPLETED)
+            for future in finished:
+                self._finish(future)
 
     def _is_ready(self, node: Node) -> bool:
         return all(is_source(item) or item in self.done for items in node.inputs.values() for item in items)

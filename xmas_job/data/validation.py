@@ -19,6 +19,8 @@ class ExampleRow:
     """One row of the `examples` table, fields in the table's order.
 
     Attributes:
+        image_modes: Pillow's name of each image's pixel type, in the images' order.
+        image_formats: the true format of each image, whatever its file is called.
         width: pixels of the first image; None for text-only examples.
         height: pixels of the first image; None for text-only examples.
         num_turns: messages, the system turn included.
@@ -32,6 +34,8 @@ class ExampleRow:
     source_row: int
     image_uris: list[str]
     image_sha256: list[str]
+    image_modes: list[str]
+    image_formats: list[str]
     width: int | None
     height: int | None
     num_turns: int
@@ -79,6 +83,8 @@ def build_example_row(
         source_row=row.source_row,
         image_uris=[f"{image_root}/{path}" for path in row.image_paths],
         image_sha256=image_sha256,
+        image_modes=[info.mode for info in infos],
+        image_formats=[info.format for info in infos],
         width=infos[0].width if infos else None,
         height=infos[0].height if infos else None,
         num_turns=len(row.turns),

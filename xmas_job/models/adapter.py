@@ -71,7 +71,7 @@ class LVLM:
         transformers_logging.disable_progress_bar()
         with os_errors():
             self.model.save_pretrained(directory)
-        self.processor.save_pretrained(directory)
+            self.processor.save_pretrained(directory)
 
     def encode(self, example: Example, images: Sequence[Image], *, max_length: int | None = None) -> Encoded:
         """The whole conversation with answer labels; see `ConversationEncoder.encode`."""

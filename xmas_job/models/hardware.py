@@ -5,10 +5,21 @@ from __future__ import annotations
 import torch
 
 from xmas_job.config import Dtype, Hardware
+from xmas_job.errors import UsageError
 
 
 def apply_hardware(hardware: Hardware) -> torch.dtype:
-    """Fix the number of CPU threads, on which the last bits of sums depend; return the dtype for weights."""
+    """Fix what the last bits of sums depend on, CPU threads and TF32; return the dtype for weights.
+
+    Raises:
+        UsageError: if a GPU is asked for and none is visible.
+    """
+    if hardware.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "the recipe asks for device cuda, but no GPU is visible.", "Give the process a GPU, or set cpu."
+        )
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     torch.set_num_threads(hardware.cpu_threads)
     return to_torch_dtype(hardware.dtype)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -27,7 +25,7 @@ def run(section: EvaluateConfig, io: StageIO) -> Metrics:
     examples, digests = read_examples(io.artifacts["ingest"])
     sources = read_rows(io.artifacts["ingest"], ["source"])["source"].to_pylist()
     adapter = io.artifact("adapter").local_folder("adapter")
-    lvlm = load_target(Path(io.source("model").uri), adapter, device=section.hardware.device, dtype=dtype)
+    lvlm = load_target(io.model_folder("model"), adapter, device=section.hardware.device, dtype=dtype)
     predictions = generate_answers(
         lvlm,
         examples,

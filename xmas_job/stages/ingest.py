@@ -18,6 +18,7 @@ from xmas_job.data.readers import BrokenRow, Row, llava
 from xmas_job.data.validation import ExampleRow, QuarantineRow, build_example_row
 from xmas_job.errors import BadDataError, UsageError
 from xmas_job.stage_io import Metrics, StageIO
+from xmas_job.storage.landing import landing_digest
 from xmas_job.storage.schemas import EXAMPLES, QUARANTINE
 from xmas_job.storage.store import Entry, Store
 
@@ -34,6 +35,7 @@ def run(section: IngestSection, io: StageIO) -> Metrics:
         BadDataError: if more rows than `max_quarantine_fraction` are bad; the message has the top reasons.
     """
     source = io.source("landing")
+    _require_unchanged(io, section.image_root)
     examples: list[pa.Table] = []
     quarantined: list[QuarantineRow] = []
     images: dict[str, ImageInfo | Defect] = {}
@@ -49,6 +51,7 @@ def run(section: IngestSection, io: StageIO) -> Metrics:
     if len(quarantined) > section.max_quarantine_fraction * num_rows or len(quarantined) == num_rows:
         _require_images(images, f"{io.store.uri}/{section.image_root}")
         raise _too_much_quarantined(num_rows, quarantined, section.max_quarantine_fraction, source.uri)
+    _require_unchanged(io, section.image_root)
     table = pa.concat_tables(examples).sort_by(
         [("uid", "ascending"), ("source_uri", "ascending"), ("source_row", "ascending")]
     )
@@ -126,6 +129,15 @@ def _table(rows: Sequence[Any], schema: pa.Schema, kind: type) -> pa.Table:
     assert [field.name for field in fields(kind)] == schema.names
     arrays = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in schema]
     return pa.table(arrays, schema=schema)
+
+
+def _require_unchanged(io: StageIO, image_root: str) -> None:
+    """What is read must be what the run was started with: its digest is in the address of the result."""
+    source = io.source("landing")
+    if landing_digest(io.store, source.uri, image_root) != source.digest:
+        raise UsageError(
+            f"{io.store.uri}/{source.uri} has changed since the run started.", "Start a new run, or land a new version."
+        )
 
 
 def _require_images(images: dict[str, ImageInfo | Defect], image_root: str) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from xmas_job.config import PublishConfig
 from xmas_job.core.budget import resolve_budget
 from xmas_job.data.exports.llava import write_llava
 from xmas_job.data.stored import read_rows, to_examples
-from xmas_job.errors import QualityGateError, UsageError
+from xmas_job.errors import BadDataError, QualityGateError, UsageError
 from xmas_job.fingerprint import Json, canonical_json, digest_of
 from xmas_job.pipeline import SUBSET
 from xmas_job.runner import Run, utc_now
 from xmas_job.stage_io import Metrics, StageIO
+from xmas_job.stages.select import METHOD
 from xmas_job.storage import channels
 from xmas_job.storage.manifest import (
     MANIFEST,
@@ -35,10 +37,13 @@ from xmas_job.storage.manifest import (
     Resolved,
     Snapshot,
     Stratum,
+    parse_manifest,
+    verify_files,
 )
 from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import POOL, RANKING
 from xmas_job.storage.schemas import SUBSET as SUBSET_SCHEMA
+from xmas_job.storage.store import Store
 from xmas_job.storage.tables import read_table
 
 EXPORT = "exports/llava.json"
@@ -54,7 +59,7 @@ def run(section: PublishConfig, io: StageIO) -> Metrics:
     """
     ranked = io.artifact("ranking")
     ranking = read_table(ranked, "ranking.parquet", RANKING)
-    num_eligible = _count(ranked, "num_eligible")
+    num_eligible: int = json.loads(ranked.read(METHOD))["num_eligible"]
     size = resolve_budget(section.budget, num_eligible)
     if size > ranking.num_rows:
         raise UsageError(
@@ -86,13 +91,25 @@ def release(artifact: Artifact, run: Run, arm: str) -> None:
     store = artifact.store
     selection_id = str(artifact.record.metrics["selection_id"])
     folder = f"selections/{selection_id}"
-    if not store.exists(f"{folder}/{MANIFEST}"):
+    manifest = artifact.read(MANIFEST)
+    if not _is_published(store, folder, manifest):
         for path in PUBLISHED:
             artifact.read(path)  # what is damaged is not published
             store.copy(artifact.key(path), f"{folder}/{path}")
         store.create(f"{folder}/provenance.json", canonical_json(_provenance(artifact, run)))
-        store.create(f"{folder}/{MANIFEST}", artifact.read(MANIFEST))
+        store.put(f"{folder}/{MANIFEST}", manifest)
     channels.move(store, run.config.channel, selection=selection_id, run=run.run_id, when=utc_now())
+
+
+def _is_published(store: Store, folder: str, manifest: bytes) -> bool:
+    """Whether the selection is there, every file as its manifest says."""
+    try:
+        if store.read(f"{folder}/{MANIFEST}") != manifest:
+            return False
+        verify_files(parse_manifest(manifest, where=folder), lambda path: store.read(f"{folder}/{path}"), where=folder)
+    except (FileNotFoundError, BadDataError):
+        return False
+    return True
 
 
 def _count(artifact: Artifact, metric: str) -> int:
@@ -131,7 +148,7 @@ def _manifest(
     section: PublishConfig, io: StageIO, subset: pa.Table, checks: tuple[Check, ...], fraction: float
 ) -> Manifest:
     pool = io.artifact("pool")
-    select = io.artifact("ranking").record.section
+    select = json.loads(io.artifact("ranking").read(METHOD))
     ingested = io.artifacts["ingest"]
     strata = _strata(pool, subset)
     proxy = io.artifacts.get("proxy", ())

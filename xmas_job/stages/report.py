@@ -6,9 +6,11 @@ The numbers depend on the inputs alone and are cached. What belongs to one run (
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow.compute as pc
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from xmas_job import __version__
 from xmas_job.config import ReportConfig
-from xmas_job.core.performance import paired_difference
+from xmas_job.core.performance import average_relative_performance, paired_difference
 from xmas_job.data.defects import REASONS
 from xmas_job.fingerprint import canonical_json
 from xmas_job.pipeline import FULL, RANDOM, SUBSET, node_id, split_training_key
@@ -55,6 +57,8 @@ def run(_: ReportConfig, io: StageIO) -> Metrics:
         trajectories=_trajectories(io, manifest.resolved.num_examples) if io.artifacts["cluster"] else None,
         evaluation=_evaluation(io, _arm_name(manifest.method.name)) if io.artifacts["scores"] else None,
     )
+    if numbers["evaluation"] and FULL in numbers["evaluation"]["arms"]:
+        numbers["evaluation"]["average_relative_performance"] = _relative_performance(numbers["evaluation"])
     io.output.data(NUMBERS, canonical_json(numbers))
     return {"selection_id": manifest.selection_id, "verdict": numbers["headline"]["verdict"]}
 
@@ -64,17 +68,30 @@ def release(artifact: Artifact, run: Run, _: str) -> None:
     store = artifact.store
     numbers: dict[str, Any] = json.loads(artifact.read(NUMBERS))
     numbers["run"] |= {"run_id": run.run_id, "created_at": run.created_at, "channel": run.config.channel}
-    recipe = f"{store.uri}/{recipe_key(run.run_id)}".removeprefix("file://")
-    numbers["run"]["commands"].append({"purpose": "Run the same again", "command": f"xmas-job run --recipe {recipe}"})
-    outcomes = [
-        json.loads(store.read(outcome_key(run.run_id, node))) for node in run.nodes if node != node_id("report")
+    recipe = shlex.quote(unquote(f"{store.uri}/{recipe_key(run.run_id)}".removeprefix("file://")))
+    numbers["run"]["software"] = {"xmas_job": __version__}
+    numbers["run"]["commands"] += [
+        {"purpose": "See the run again", "command": f"xmas-job show {run.run_id}"},
+        {"purpose": "Run the same again", "command": f"xmas-job run --recipe {recipe}"},
     ]
+    # A launcher may have taken over stages that were there without noting them in this run.
+    keys = [outcome_key(run.run_id, node) for node in run.nodes if node != node_id("report")]
+    outcomes = [json.loads(store.read(key)) for key in keys if store.exists(key)]
     numbers["stages"] = [
         {name: outcome[name] for name in ("stage", "status", "seconds", "digest")} for outcome in outcomes
     ]
     folder = f"runs/{run.run_id}/report"
     store.put(f"{folder}/report.json", canonical_json(numbers))
     store.put(f"{folder}/index.html", render(numbers).encode())
+
+
+def _relative_performance(evaluation: dict[str, Any]) -> dict[str, float]:
+    """ARP of every arm in percent of the target that was trained on the whole pool."""
+    scores: dict[str, dict[str, float]] = {arm: {} for arm in evaluation["arms"]}
+    for benchmark in evaluation["benchmarks"]:
+        for arm in benchmark["arms"]:
+            scores[arm["arm"]][benchmark["benchmark"]] = arm["mean"]
+    return {arm: average_relative_performance(own, scores[FULL]) for arm, own in scores.items()}
 
 
 def _facts(io: StageIO, manifest: Manifest) -> RunFacts:
@@ -101,11 +118,7 @@ def _facts(io: StageIO, manifest: Manifest) -> RunFacts:
             "seed": str(manifest.method.seed),
             "proxy": manifest.proxy.digest if manifest.proxy else "none",
         },
-        software={"xmas_job": __version__},
-        commands=(
-            ("Prove the subset from its files alone", f"xmas-job verify {manifest.selection_id}"),
-            ("See the run again", "xmas-job show latest"),
-        ),
+        commands=(("Prove the subset from its files alone", f"xmas-job verify {manifest.selection_id}"),),
     )
 
 

@@ -19,17 +19,20 @@ from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.storage.schemas import ABSENT, ASSIGNMENTS, POOL, RANKING
 from xmas_job.storage.tables import read_table
 
+METHOD = "method.json"
 STRATA = np.array(["text", "image"])
 
 
 def run(section: SelectConfig, io: StageIO) -> Metrics:
-    """Write `ranking.parquet`: uid, rank (from 1), stratum, cluster, instability, rank in the cluster (from 1)."""
+    """Write `ranking.parquet` (ranks count from 1, over all and in the cluster) and `method.json`."""
     pool, num_absent = _candidate_pool(section, io)
     method = build_method(section)
     ranking = method.rank(pool, np.random.default_rng(section.seed))
     io.output.table("ranking.parquet", _table(pool, ranking).sort_by("uid"), RANKING)
     num_text_only = int((~pool.has_image).sum())
     num_eligible = pool.uids.size + num_absent - (num_text_only if section.text_only == "exclude" else 0)
+    # What a manifest states of the method is part of the content, so that it can never be another ranking's.
+    io.output.json(METHOD, {**section.model_dump(mode="json"), "num_eligible": num_eligible})
     return {"num_eligible": num_eligible, "num_ranked": ranking.order.size, "num_absent": num_absent}
 
 

@@ -25,7 +25,7 @@ def run(section: ProxyConfig, io: StageIO) -> Metrics:
     examples, digests = read_examples(io.artifacts["ingest"], uids)
     num_seen = len(examples) * section.training.num_epochs
     steps = checkpoint_positions(num_seen, section.num_checkpoints, section.training.global_batch)
-    lvlm = LVLM.load(Path(io.source("model").uri), device=section.training.hardware.device)
+    lvlm = LVLM.load(io.model_folder("model"), device=section.training.hardware.device)
     positions: list[Json] = []
 
     def keep(index: int, step: int, examples_seen: int, save: Callable[[Path], None]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from xmas_job.config import TargetConfig
 from xmas_job.data.stored import image_loader, read_examples
 from xmas_job.models.adapter import LVLM
@@ -20,7 +18,7 @@ def run(section: TargetConfig, io: StageIO) -> Metrics:
     apply_hardware(section.training.hardware)
     uids = read_table(io.artifact("subset"), "subset.parquet", SUBSET, ["uid"])["uid"].combine_chunks()
     examples, digests = read_examples(io.artifacts["ingest"], uids)
-    lvlm = LVLM.load(Path(io.source("model").uri), device=section.training.hardware.device)
+    lvlm = LVLM.load(io.model_folder("model"), device=section.training.hardware.device)
     with io.output.folder("adapter") as folder:
         return train_lora(
             lvlm,

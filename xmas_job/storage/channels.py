@@ -32,10 +32,14 @@ def current(store: Store, channel: str) -> Move | None:
 
 
 def move(store: Store, channel: str, *, selection: str, run: str, when: str) -> bool:
-    """Point the channel at `selection`; False if it does so already. A lost race looks again and goes on."""
+    """Point the channel at `selection`; False if it does so already, or if this run has moved it before.
+
+    A run moves a channel once: repeated or late, it must not take back what came after it. A lost race looks again.
+    """
     while True:
         newest = _newest(store, channel)
-        if newest and _read(store, channel, newest).selection == selection:
+        history = [_read(store, channel, number) for number in range(newest, 0, -1)]
+        if history and (history[0].selection == selection or run in {past.run for past in history}):
             return False
         content = asdict(Move(selection, run, when, _who()))
         if store.create(_key(channel, newest + 1), canonical_json(content)):

@@ -16,6 +16,7 @@ from xmas_job.errors import BadDataError
 from xmas_job.fingerprint import canonical_json, digest_of
 
 MANIFEST = "manifest.json"
+REPAIR = "In a store, `xmas-job run` with the same request publishes it again; a copy has to be copied again."
 
 
 class _Part(BaseModel):
@@ -125,9 +126,9 @@ def parse_manifest(data: bytes, *, where: str) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise BadDataError(f"{where} is no manifest: {field}: {first['msg']}.", "Pull the selection again.") from None
+        raise BadDataError(f"{where} is no manifest: {field}: {first['msg']}.", REPAIR) from None
     if manifest.compute_id() != manifest.selection_id or manifest.to_bytes() != data:
-        raise BadDataError(f"{where} was edited: its content does not give its selection_id.", "Pull it again.")
+        raise BadDataError(f"{where} was edited: its content does not give its selection_id.", REPAIR)
     return manifest
 
 
@@ -146,7 +147,7 @@ def verify_files(manifest: Manifest, read: Callable[[str], bytes], *, where: str
         try:
             data = read(file.path)
         except FileNotFoundError:
-            raise BadDataError(f"{where}/{file.path} is gone.", "Pull the selection again.") from None
+            raise BadDataError(f"{where}/{file.path} is gone.", REPAIR) from None
         if len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256:
-            raise BadDataError(f"{where}/{file.path} is not what the manifest says.", "Pull the selection again.")
+            raise BadDataError(f"{where}/{file.path} is not what the manifest says.", REPAIR)
     return len(manifest.files)

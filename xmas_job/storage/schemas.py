@@ -20,6 +20,8 @@ EXAMPLES = pa.schema(
         ("source_row", pa.int64()),
         ("image_uris", pa.list_(pa.string())),
         ("image_sha256", pa.list_(pa.string())),
+        ("image_modes", pa.list_(pa.string())),
+        ("image_formats", pa.list_(pa.string())),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("num_turns", pa.int32()),

@@ -1,6 +1,7 @@
 """Examples as a LLaVA JSON list, for `--data_path` of a LLaVA trainer.
 
-Owns the bytes of the file: equal examples in equal order give equal bytes. Reading it back gives the same uids.
+Owns the bytes of the file: equal examples in equal order give equal bytes. Reading it back gives the same uids, but
+for examples with a system turn.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from typing import Any, BinaryIO, Final
 from xmas_job.data.examples import IMAGE_PLACEHOLDER, Example, Role, Turn
 from xmas_job.errors import BadDataError
 
-SPEAKERS: Final = MappingProxyType[Role, str]({"user": "human", "assistant": "gpt", "system": "system"})
+SPEAKERS: Final = MappingProxyType[Role, str]({"user": "human", "assistant": "gpt"})
 
 
 def write_llava(stream: BinaryIO, examples: Iterable[tuple[str | None, Example]], *, image_root: str) -> None:
     """Write (original id, example) pairs as they come, one a line within a JSON list.
 
     `id` is the original id as text, or the uid where there is none. `image` is a path, a list of paths for several
-    images, absent for text-only. A system turn is written as it landed; LLaVA 1.5's own loader knows none.
+    images, absent for text-only. LLaVA 1.5's own loader knows human and gpt turns only, so a system turn's text opens
+    the first human turn, after its images; such a row has another uid when it is read back.
 
     Args:
         stream: takes the bytes.
@@ -39,11 +41,19 @@ def write_llava(stream: BinaryIO, examples: Iterable[tuple[str | None, Example]]
 
 
 def _build_record(example: Example, image_root: str) -> dict[str, Any]:
-    turns = [{"from": SPEAKERS[turn.role], "value": _value(turn)} for turn in example.turns]
+    turns = [{"from": SPEAKERS[turn.role], "value": _value(turn)} for turn in _fold_system(example.turns)]
     paths = [_relative_path(uri, image_root, example.uid) for uri in example.image_uris]
     if not paths:
         return {"conversations": turns}
     return {"image": paths[0] if len(paths) == 1 else paths, "conversations": turns}
+
+
+def _fold_system(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    if turns[0].role != "system":
+        return turns
+    system, question, *others = turns
+    text = "\n".join(text for text in (system.text, question.text) if text)
+    return (question._replace(text=text), *others)
 
 
 def _relative_path(uri: str, image_root: str, uid: str) -> str:
