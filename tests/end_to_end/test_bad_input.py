@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tests.disks import small_disk
 from tests.end_to_end.line import World
@@ -97,19 +99,40 @@ def test_bad_input_ends_with_one_line_and_its_code(
     assert not (world.store / "channels").exists()
 
 
-def test_more_clusters_than_distinct_trajectories_is_refused(finished: World, tmp_path: Path) -> None:
+def show_equal_pixels(world: World, num_files: int = 8) -> None:
+    """The same picture and words in files that differ in a comment: as many examples, all trajectories equal."""
+    folder = world.store / "landing/demo/v1"
+    rows = []
+    for number in range(num_files):
+        comment = PngInfo()
+        comment.add_text("Comment", str(number))
+        Image.new("RGB", (32, 32), "red").save(folder / f"images/equal-{number}.png", pnginfo=comment)
+        turns = [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": "red"}]
+        rows.append({"id": number, "image": f"images/equal-{number}.png", "conversations": turns})
+    rewrite_pool(world, lambda _: rows)
+
+
+def test_more_clusters_than_distinct_trajectories_is_refused(landed: World, tmp_path: Path) -> None:
     """More images than clusters, but too few different ones: known only after extraction."""
-    world = finished.copy(tmp_path / "world")
-    num_images = json.loads(next(world.store.glob("artifacts/cluster/*/record.json")).read_bytes())["metrics"][
-        "num_examples"
-    ]
-    arguments = ["--set", f"cluster.num_clusters={num_images}", "--set", "comparison=null"]
-    done = world.call("run", "--recipe", str(world.recipe), "--run-id", "many", *arguments)
-    if done.returncode == 0:  # all trajectories differ: K may be their number
-        assert len(list(world.store.glob("artifacts/cluster/*/record.json"))) == 2
-    else:
-        assert done.returncode == 2
-        assert "distinct trajectories" in done.stderr
+    world = landed.copy(tmp_path / "world")
+    show_equal_pixels(world)
+    settings = (
+        "comparison=null",
+        "cluster.num_clusters=6",
+        "proxy.num_checkpoints=2",
+        "proxy.training.global_batch=4",
+        "proxy.training.per_device_batch=4",
+        "extract.token_budget=1",  # a batch for each example: its place in a batch may change the last bit
+    )
+    arguments = [argument for setting in settings for argument in ("--set", setting)]
+    done = world.call("run", "--recipe", str(world.recipe), *arguments)
+    error = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert done.returncode == 2, done.stderr[-3000:]
+    says = "error: cluster.num_clusters is 6, but there are only 1 distinct trajectories."
+    assert error == [says, "  Set cluster.num_clusters to at most 1."]
+    assert len(list(world.store.glob("artifacts/extract/*/record.json"))) == 1
+    assert not (world.store / "selections").exists()
+    assert not (world.store / "channels").exists()
 
 
 def test_full_disk_says_so_and_goes_on_once_there_is_room(landed: World, finished: World, tmp_path: Path) -> None:
