@@ -12,7 +12,7 @@ from dag_factory import NUM_RETRIES, RETRY_DELAY, add_line, alert
 
 from xmas_job.catalog.methods import METHODS
 
-BUDGET = r"^(?=.*[1-9])((0*(100(\.0+)?|\d{1,2}(\.\d+)?)|\.\d+)%|0*\.\d+|\d+(\.0+)?)$"
+BUDGET = r"^(?=.*[1-9])((0*(100(\.0+)?|\d{1,2}(\.\d+)?)|\.\d+)%|0*\.\d+|\d+)$"
 """A share above 0 and up to 100 %, a fraction below 1, or a count."""
 
 PARAMS = {

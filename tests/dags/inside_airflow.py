@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-FOLDER = os.environ["AIRFLOW__CORE__DAGS_FOLDER"]
+FOLDER = os.environ.get("AIRFLOW__CORE__DAGS_FOLDER", "")  # set where this runs as a program
 sys.path.insert(0, FOLDER)  # as Airflow does
 
 CONFS: list[dict[str, Any]] = [

@@ -8,12 +8,29 @@ from typing import Any
 import pytest
 
 from tests.dags.inside_airflow import CONFS
-from xmas_job.config import load_config, parse_budget
+from xmas_job.config import load_config
+from xmas_job.core.budget import parse_budget
 from xmas_job.pipeline import STAGES, is_source, plan
 
 HEAVY = {"torch", "transformers", "faiss", "numpy", "pyarrow", "boto3", "matplotlib", "PIL", "apprise", "pandas"}
-BUDGETS = ["15%", "0.15", "300", "1", ".5", ".5%", "0.5%", "015%", "00.5", "99.9%", "100%", "100.0%", "300.0", "12.5%"]
-NO_BUDGETS = ["0", "0%", "0.0", "101%", "100.5%", "1.5", "abc", "15%%", "-3", "1e5", "1,000", "5.", "%", "15%x"]
+BUDGETS = ["15%", "0.15", "300", "1", ".5", ".5%", "0.5%", "015%", "00.5", "99.9%", "100%", "100.0%", "12.5%"]
+NO_BUDGETS = [
+    "0",
+    "0%",
+    "0.0",
+    "101%",
+    "100.5%",
+    "1.5",
+    "300.0",
+    "abc",
+    "15%%",
+    "-3",
+    "1e5",
+    "1,000",
+    "5.",
+    "%",
+    "15%x",
+]
 
 
 def ancestors(task: str, tasks: dict[str, Any]) -> set[str]:
