@@ -15,6 +15,7 @@ DAGS = Path(__file__).parent.parent.parent / "dags"
 Ask = Callable[..., dict[str, Any]]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups, also when only this folder is run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # One worker process asks Airflow once for all of them.
     for item in items:

@@ -5,6 +5,7 @@ import pytest
 from tests.end_to_end.line import COMPARISON, RECIPE, World, land
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups, also when only this folder is run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # A file's tests share one landed world, so one worker process runs them all.
     for item in items:
