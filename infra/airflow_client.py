@@ -51,6 +51,10 @@ class Client:
             raise RefusedError(response.json()["detail"])
         response.raise_for_status()
 
+    def cancel(self, run_id: str) -> None:
+        """End the run as failed; its tasks at work are stopped."""
+        self._http.patch(f"{self._dag}/dagRuns/{run_id}", json={"state": "failed"}).raise_for_status()
+
     def state(self, run_id: str) -> str:
         """State of the run: queued, running, success or failed."""
         state: str = self._get(f"/dagRuns/{run_id}")["state"]

@@ -40,7 +40,7 @@ console = Console(highlight=False, soft_wrap=True)
 def main() -> int:
     """Exit code 0 if the run succeeded."""
     arguments = _arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as after Ctrl-C
     os.chdir(CHECKOUT)  # the store and the scratch folder lie here, unless XMAS_* says otherwise
     if arguments.stop:
         return _stop()
@@ -54,6 +54,9 @@ def main() -> int:
     except RefusedError as refusal:
         console.print(f"error: Airflow refused the request: {refusal}", markup=False)
         return 2
+    except KeyboardInterrupt:
+        console.print("Interrupted. `make run` again: what was finished is kept.")
+        return 128 + signal.SIGINT
     console.print(f"{'time':>12}  {time.monotonic() - started:.0f} s in all")
     return 0 if succeeded else 1
 
@@ -123,6 +126,20 @@ def _run(client: Client, conf: dict[str, Any]) -> bool:
     run_id = new_run_id()
     client.trigger(run_id, conf)
     console.print(f"DAG run: {client.url}/dags/{DAG}/runs/{run_id}")
+    try:
+        state, tasks = _follow(client, run_id)
+    except KeyboardInterrupt:
+        client.cancel(run_id)  # else the next Airflow of this checkout would take it up again
+        raise
+    if state == "success":
+        _print_result(run_id)
+    else:
+        _print_failures(client, run_id, tasks)
+    return state == "success"
+
+
+def _follow(client: Client, run_id: str) -> tuple[str, list[dict[str, Any]]]:
+    """Show every stage as it ends; the run's last state and its tasks."""
     shown: set[str] = set()
     with console.status("") as status:
         while True:
@@ -133,16 +150,11 @@ def _run(client: Client, conf: dict[str, Any]) -> bool:
                     shown.add(stage)
                     console.print(_stage_line(run_id, stage, tasks))
             if state in FINISHED:
-                break
+                return state, tasks
             if not client.is_healthy():
                 raise SystemExit("Airflow's scheduler died. `make run` again: what was finished is kept.")
             status.update(_at_work(tasks))
             time.sleep(POLL_SECONDS)
-    if state == "success":
-        _print_result(run_id)
-    else:
-        _print_failures(client, run_id, tasks)
-    return state == "success"
 
 
 def _tasks_of(stage: str, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -135,6 +135,15 @@ def test_run_publishes_the_bytes_of_a_run_without_airflow(fresh: Airflow, expect
     ]
 
 
+def test_cancelled_run_stops_what_is_at_work(fresh: Airflow) -> None:
+    run = fresh.trigger("cancelled")
+    stage = fresh.stage_at_work("train_proxy")
+    fresh.client.cancel(run)
+    wait_until(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE, "the stage to end")
+    assert fresh.client.state(run) == "failed"
+    assert not list(fresh.world.store.glob("artifacts/train_proxy/*/record.json"))
+
+
 def test_killed_task_is_tried_again_and_ends_with_the_same_bytes(fresh: Airflow, expected: dict[str, bytes]) -> None:
     run = fresh.trigger("killed")
     stage = fresh.stage_at_work("train_proxy")
