@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from xmas_job.catalog.methods import METHODS
 from xmas_job.config import Hardware, IngestSection, ReportConfig, RunConfig, Section, SelectConfig
+from xmas_job.fingerprint import stage_fingerprint
 
 SUBSET = "subset"
 """The arm of the method that was asked for."""
@@ -62,6 +64,19 @@ class Node:
     def id(self) -> str:
         """E.g. "pool" or "extract:demo@v1"."""
         return node_id(self.spec.name, self.key)
+
+    def identity(self, digest: Callable[[str], str]) -> dict[str, Any]:
+        """What determines the bytes: stage, version, section and the content digests of the inputs.
+
+        Args:
+            digest: of an input id; what it raises for an input that is not there goes on.
+        """
+        inputs = {name: [digest(item) for item in items] for name, items in sorted(self.inputs.items())}
+        return {"version": self.spec.version, "section": self.section.identity(), "inputs": inputs}
+
+    def address(self, digest: Callable[[str], str]) -> str:
+        """Folder of the artifact in a store; `digest` as for `identity`."""
+        return f"artifacts/{self.spec.name}/{stage_fingerprint(self.spec.name, **self.identity(digest))}"
 
     @property
     def uses_gpu(self) -> bool:

@@ -19,7 +19,7 @@ from xmas_job.config import RunConfig, Section
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment
 from xmas_job.errors import MissingInputError, XmasError
-from xmas_job.fingerprint import Json, canonical_json, stage_fingerprint
+from xmas_job.fingerprint import Json, canonical_json
 from xmas_job.logs import get_logger
 from xmas_job.pipeline import Node, is_source, plan
 from xmas_job.progress import ProgressEvents
@@ -78,9 +78,7 @@ class Runner:
         Raises:
             MissingInputError: if an input is not built yet, so that the address is unknown.
         """
-        inputs = {name: [self.digest(item) for item in items] for name, items in sorted(node.inputs.items())}
-        print_ = stage_fingerprint(node.spec.name, node.spec.version, node.section.identity(), inputs)
-        return f"artifacts/{node.spec.name}/{print_}"
+        return node.address(self.digest)
 
     def find(self, node_id: str) -> Artifact | None:
         """The node's artifact if it is there, with all its files; else None, also when an input is missing."""

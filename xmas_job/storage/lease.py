@@ -34,7 +34,10 @@ class Lease:
         self._progress: tuple[int, int] | None = None
         self._store = store
         self._key = lease_key(prefix, number)
+        self._ttl_seconds = ttl_seconds
         self._interval_seconds = ttl_seconds / 5
+        self._last_beat = time.monotonic()
+        self._has_lapsed = False
         self._beat = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, name="lease-heartbeat", daemon=True)
@@ -46,6 +49,11 @@ class Lease:
     def create(self) -> bool:
         """Take the lease, if nobody has this number; False else."""
         return self._store.create(self._key, self._content(released=False))
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether nobody can have taken the lease for dead: no heartbeat was ever late by more than half the TTL."""
+        return not self._has_lapsed and time.monotonic() - self._last_beat < self._ttl_seconds / 2
 
     def show_progress(self, done: int, total: int) -> None:
         """Let the next heartbeat tell how far the work is; writes nothing by itself."""
@@ -67,6 +75,9 @@ class Lease:
             self._beat += 1
             try:
                 self._store.put(self._key, self._content(released=False))
+                now = time.monotonic()
+                self._has_lapsed |= now - self._last_beat >= self._ttl_seconds / 2
+                self._last_beat = now
             except OSError as error:
                 # A full disk stops the stage itself, with its remedy; a missed beat must not.
                 logger.warning("heartbeat failed", key=self._key, error=str(error))
