@@ -66,16 +66,12 @@ class Node:
         return node_id(self.spec.name, self.key)
 
     def identity(self, digest: Callable[[str], str]) -> dict[str, Any]:
-        """What determines the bytes: stage, version, section and the content digests of the inputs.
-
-        Args:
-            digest: of an input id; what it raises for an input that is not there goes on.
-        """
+        """What determines the bytes, beside the stage's name; `digest` is called with input ids."""
         inputs = {name: [digest(item) for item in items] for name, items in sorted(self.inputs.items())}
         return {"version": self.spec.version, "section": self.section.identity(), "inputs": inputs}
 
     def address(self, digest: Callable[[str], str]) -> str:
-        """Folder of the artifact in a store; `digest` as for `identity`."""
+        """Folder of the artifact in a store."""
         return f"artifacts/{self.spec.name}/{stage_fingerprint(self.spec.name, **self.identity(digest))}"
 
     @property

@@ -32,6 +32,15 @@ def enter(store: Store, run_id: str) -> None:
         TryAgainError: if the store is still being cleared after an hour.
     """
     store.put(presence_key(run_id), canonical_json({"owner": this_process().to_json(), "when": utc_now()}))
+    wait_for_clearing(store)
+
+
+def wait_for_clearing(store: Store) -> None:
+    """Return once nothing is being cleared away, or whoever does it stands still.
+
+    Raises:
+        TryAgainError: if the store is still being cleared after an hour.
+    """
     started = last_change = time.monotonic()
     last_seen: object = None
     while (lease := newest_lease(store, CLEARING)) and not lease.is_free:

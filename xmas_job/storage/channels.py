@@ -79,6 +79,11 @@ def rollback(store: Store, channel: str, *, when: str, why: str) -> Move:
             return made
 
 
+def previous(store: Store, channel: str) -> Move:
+    """What a rollback would make count again. Raises UsageError, if there is nothing before."""
+    return _before(channel, history(store, channel))[1]
+
+
 def _before(channel: str, past: list[Move]) -> tuple[int, Move]:
     """Number and move that counted before the newest; `past` has the newest first."""
     if not past:
