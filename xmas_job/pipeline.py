@@ -114,9 +114,6 @@ def is_source(identifier: str) -> bool:
     return identifier.startswith(("landing:", "model:"))
 
 
-# --- keys ---------------------------------------------------------------------------------------------------------
-
-
 def _one(_: RunConfig) -> tuple[str, ...]:
     return ("",)
 
@@ -161,9 +158,6 @@ def split_training_key(key: str) -> tuple[str, int]:
     return arm, int(seed)
 
 
-# --- sections -----------------------------------------------------------------------------------------------------
-
-
 def image_root(config: RunConfig, dataset: str) -> str:
     """Key of the folder that the image paths of a dataset version start from."""
     name, _, version = dataset.partition("@")
@@ -198,9 +192,6 @@ def _target_section(config: RunConfig, key: str) -> Section:
 def _evaluate_section(config: RunConfig, _: str) -> Section:
     assert config.comparison is not None
     return config.comparison.evaluate
-
-
-# --- inputs -------------------------------------------------------------------------------------------------------
 
 
 def _nodes(stage: str, keys: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,10 +13,11 @@ from tests.processes import Child, wait_until
 from tests.small_world import World
 from tests.toy_line import Control, run_stage, toy_runner
 from xmas_job.commands import status
-from xmas_job.commands.resolve import start_run
+from xmas_job.commands.resolve import read_run, start_run
 from xmas_job.commands.stage import run_stage as run_real_stage
 from xmas_job.commands.status import status_of_run, status_of_runs
 from xmas_job.errors import BadDataError
+from xmas_job.runner import Runner
 from xmas_job.storage.lease import lease_key, try_acquire
 
 Start = Callable[..., Child]
@@ -37,8 +38,9 @@ def test_finished_run_is_done(finished: World) -> None:
 
 def test_started_run_waits(world: World) -> None:
     start_run(world.config(), world.store, "r")
-    (run,) = status_of_runs(world.environment, 5)["runs"]  # type: ignore[misc, union-attr]
-    assert (run["state"], run["done"], run["at_work"]) == ("not at work", [0, 5], [])  # type: ignore[index, call-overload]
+    listed: Any = status_of_runs(world.environment, 5)
+    (run,) = listed["runs"]
+    assert (run["state"], run["done"], run["at_work"]) == ("not at work", [0, 5], [])
 
 
 def test_stage_at_work_shows_who_and_how_far(tmp_path: Path, start: Start) -> None:
@@ -93,7 +95,8 @@ def test_heartbeat_of_another_machine_is_alive_only_if_it_is_seen_to_move(
 ) -> None:
     start_run(world.config(), world.store, "r")
     run_real_stage(world.environment, "r", "ingest:demo@v1", None)
-    address = f"artifacts/{status._look(_runner(world))['stages'] and _address(world)}"
+    runner = _runner(world)
+    address = runner.address(runner.run.nodes["pool"])
     lease = try_acquire(world.store, address, 1.0, {"run": "r", "stage": "pool"})
     assert lease is not None
     key = lease_key(address, 1)
@@ -111,13 +114,5 @@ def test_heartbeat_of_another_machine_is_alive_only_if_it_is_seen_to_move(
     assert shown["heartbeat"].startswith("moves" if moves else "stood still")
 
 
-def _runner(world: World) -> Any:
-    from xmas_job.commands.resolve import read_run
-    from xmas_job.runner import Runner
-
+def _runner(world: World) -> Runner:
     return Runner(world.store, world.environment, read_run(world.store, "r"))
-
-
-def _address(world: World) -> str:
-    runner = _runner(world)
-    return str(runner.address(runner.run.nodes["pool"])).removeprefix("artifacts/")
