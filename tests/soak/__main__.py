@@ -24,6 +24,7 @@ from xmas_job.storage.local import UNFINISHED, LocalStore
 
 COMMAND = ("run", "--run-id", "soak", "--json")
 DEADLINE_SECONDS = 300.0
+END_SECONDS = 30.0
 
 
 def run_to_the_end(world: World) -> float:
@@ -49,9 +50,9 @@ def kill_once(world: World, rng: random.Random, longest_seconds: float) -> str:
         name = "nothing, it had ended" if victim is None else "the run" if victim == whole else "a stage"
     except psutil.NoSuchProcess:
         name = "nothing, it had ended"
-    # Its children hold the other ends of its pipes: reading to the end waits for all of them to go.
     process.communicate(timeout=DEADLINE_SECONDS)
-    left = [child.pid for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    # Stages end when their standard input closes; a processor that is busy may take a moment over it.
+    _, left = psutil.wait_procs(children, timeout=END_SECONDS)
     assert not left, f"processes left: {left}"
     return f"{name} after {delay:.2f} s"
 
