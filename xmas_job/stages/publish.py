@@ -22,10 +22,11 @@ from xmas_job.data.stored import read_rows, to_examples
 from xmas_job.errors import BadDataError, QualityGateError, UsageError
 from xmas_job.fingerprint import Json, canonical_json, digest_of
 from xmas_job.pipeline import SUBSET
-from xmas_job.runner import Run, utc_now
+from xmas_job.runner import Run
 from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.stages.select import METHOD
 from xmas_job.storage import channels
+from xmas_job.storage.journal import utc_now
 from xmas_job.storage.manifest import (
     MANIFEST,
     Check,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from xmas_job.storage.scratch import scratch_folder
 from xmas_job.storage.store import Entry
 
 UNFINISHED = ".unfinished"
@@ -39,9 +39,8 @@ class LocalStore:
         """Write `key` only if it is not there; False if it was. A link fails where the name exists."""
         path = self._path(key)
         with self._unfinished(data) as written:
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                os.link(written, path)
+                _in_its_folder(path, lambda: os.link(written, path))
             except FileExistsError:
                 return False
         _sync(path.parent)
@@ -76,20 +75,40 @@ class LocalStore:
             return None
 
     def delete(self, key: str) -> None:
-        """Remove `key`; nothing happens if it is not there."""
-        self._path(key).unlink(missing_ok=True)
+        """Remove `key`, and folders that are empty then; nothing happens if it is not there."""
+        path = self._path(key)
+        path.unlink(missing_ok=True)
+        for folder in path.parents:
+            if folder == self._root or not _remove_if_empty(folder):
+                break
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """Every object under the folder `prefix`, in key order. The etag is the time of the last change."""
         folder = self._path(prefix) if prefix else self._root
-        found = {path.relative_to(self._root).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        found: dict[str, Path] = {}
+        for parent, folders, names in os.walk(folder):  # passes over folders that are gone by then
+            if Path(parent) == self._root and UNFINISHED in folders:
+                folders.remove(UNFINISHED)
+            found |= {path.relative_to(self._root).as_posix(): path for name in names if (path := Path(parent, name))}
         for key, path in sorted(found.items()):
-            if not key.startswith(f"{UNFINISHED}/"):
-                try:
-                    status = path.stat()
-                except FileNotFoundError:
-                    continue  # deleted since
-                yield Entry(key, status.st_size, f"{status.st_mtime_ns:x}")
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue  # deleted since
+            yield Entry(key, status.st_size, f"{status.st_mtime_ns:x}")
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Names of the folders right under the folder `prefix`, in order."""
+        folder = self._path(prefix)
+        if folder.is_dir():
+            yield from sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+    def written_at(self, key: str) -> float | None:
+        """Time of the last change, as the file system gives it."""
+        try:
+            return self._path(key).stat().st_mtime
+        except FileNotFoundError:
+            return None
 
     def local_folder(self, prefix: str) -> Path:
         """The folder itself: nothing is copied."""
@@ -103,24 +122,42 @@ class LocalStore:
 
     @contextmanager
     def _unfinished(self, data: bytes = b"") -> Iterator[Path]:
-        """A file nobody sees yet, holding `data`; gone when the block ends, unless it was moved away."""
-        folder = self._root / UNFINISHED
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / uuid.uuid4().hex
-        try:
+        """A file nobody sees yet, holding `data`; gone when the block ends, unless it was moved away.
+
+        What writers left that were killed goes with the next write.
+        """
+        with scratch_folder(self._root / UNFINISHED) as folder:
+            path = folder / "data"
             path.write_bytes(data)
             _sync(path)
             yield path
-        finally:
-            path.unlink(missing_ok=True)
 
     def _make_visible(self, written: Path, key: str) -> None:
         """Make a written file durable, then visible under `key`."""
         _sync(written)
         target = self._path(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        written.replace(target)
+        _in_its_folder(target, lambda: written.replace(target))
         _sync(target.parent)
+
+
+def _in_its_folder(path: Path, place: Callable[[], object]) -> None:
+    """Make the folder of `path` and call `place`; again if somebody removed the empty folder in between."""
+    for _ in range(10):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            place()
+        except FileNotFoundError:
+            continue
+        return
+    place()
+
+
+def _remove_if_empty(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except OSError:
+        return False  # not empty, or gone
+    return True
 
 
 def _sync(path: Path) -> None:

@@ -57,5 +57,17 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[Entry]:
         """Every object whose key starts with the folder `prefix`, in key order."""
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Names of the folders right under the folder `prefix`, in order, without looking into them.
+
+        On an object store a listing with "/" as delimiter: its price is the number of folders, not of files.
+        """
+
+    def written_at(self, key: str) -> float | None:
+        """When `key` was last written, in seconds by the store's own clock; None if it is not there.
+
+        Only ever compared with other times of the same store, never with a clock of this machine.
+        """
+
     def local_folder(self, prefix: str) -> Path:
         """A local folder with everything under `prefix`, for libraries that read paths."""
