@@ -15,7 +15,7 @@ import pyarrow as pa
 from xmas_job.data.defects import Defect
 from xmas_job.data.images import ImageInfo
 from xmas_job.data.readers import llava
-from xmas_job.stages.ingest import ROWS_AT_ONCE, build_tables, chunks
+from xmas_job.stages.ingest import ROWS_AT_ONCE, build_tables, next_rows
 from xmas_job.storage.schemas import EXAMPLES
 
 NUM_TURNS = 6
@@ -45,9 +45,9 @@ def make_lines(num_rows: int) -> tuple[bytes, dict[str, ImageInfo | Defect]]:
 def read_ours(data: bytes, images: Mapping[str, ImageInfo | Defect]) -> pa.Table:
     """As ingest does it, images already inspected."""
     rows = llava.read(io.BytesIO(data), name="d")
-    tables = [
-        build_tables(chunk, images, source_uri=SOURCE_URI, image_root=IMAGE_ROOT)[0] for chunk in chunks(rows)
-    ]
+    tables = []
+    while chunk := next_rows(rows):
+        tables.append(build_tables(chunk, images, source_uri=SOURCE_URI, image_root=IMAGE_ROOT)[0])
     return pa.concat_tables(tables)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xmas_job.config import IngestSection
+from xmas_job.data.collector import collector_paused
 from xmas_job.data.defects import REASONS, Defect
 from xmas_job.data.images import ImageInfo, inspect_many, resolve_inside
 from xmas_job.data.readers import BrokenRow, Row, llava
@@ -43,9 +43,9 @@ def run(section: IngestSection, io: StageIO) -> Metrics:
     for file, rows in _rows(io, _data_files(io.store, source.uri)):
         _inspect(rows, images, section, io)
         num_rows += len(rows)
-        built = [_build(row, images, file.key, section.image_root) for row in rows]
-        quarantined += [row for row in built if isinstance(row, QuarantineRow)]
-        examples.append(_table([row for row in built if isinstance(row, ExampleRow)], EXAMPLES, ExampleRow))
+        table, bad_rows = build_tables(rows, images, source_uri=file.key, image_root=section.image_root)
+        examples.append(table)
+        quarantined += bad_rows
     if num_rows == 0:
         raise BadDataError(f"{source.uri} has no rows.", "Land data with at least one row.")
     if len(quarantined) > section.max_quarantine_fraction * num_rows or len(quarantined) == num_rows:
@@ -56,7 +56,7 @@ def run(section: IngestSection, io: StageIO) -> Metrics:
         [("uid", "ascending"), ("source_uri", "ascending"), ("source_row", "ascending")]
     )
     io.output.table("examples.parquet", table, EXAMPLES)
-    io.output.table("quarantine.parquet", _table(quarantined, QUARANTINE, QuarantineRow), QUARANTINE)
+    io.output.table("quarantine.parquet", _table(quarantined, QUARANTINE), QUARANTINE)
     return {
         "num_rows": num_rows,
         "num_examples": pc.count_distinct(table["uid"]).as_py(),
@@ -92,9 +92,15 @@ def _rows(io: StageIO, files: Sequence[Entry]) -> Iterator[tuple[Entry, list[Row
 
 def _next_rows(rows: Iterator[Row | BrokenRow], file: Entry) -> list[Row | BrokenRow]:
     try:
-        return list(islice(rows, ROWS_AT_ONCE))
+        return next_rows(rows)
     except BadDataError as error:  # the reader knows the dataset's name only
         raise BadDataError(f"{file.key}: {error.message}", error.remedy) from None
+
+
+def next_rows(rows: Iterator[Row | BrokenRow]) -> list[Row | BrokenRow]:
+    """At most `ROWS_AT_ONCE` rows; none at the end."""
+    with collector_paused():
+        return list(islice(rows, ROWS_AT_ONCE))
 
 
 def _inspect(
@@ -116,19 +122,29 @@ def _opener(store: Store, image_root: str) -> Callable[[str], bytes]:
     return lambda path: resolve_inside(folder, path).read_bytes()
 
 
-def _build(
-    row: Row | BrokenRow, images: dict[str, ImageInfo | Defect], source_uri: str, image_root: str
-) -> ExampleRow | QuarantineRow:
-    if isinstance(row, BrokenRow):
-        return QuarantineRow(source_uri, row.source_row, row.defect.reason, row.defect.detail)
-    return build_example_row(row, images, source_uri=source_uri, image_root=image_root)
+def build_tables(
+    rows: Sequence[Row | BrokenRow], images: Mapping[str, ImageInfo | Defect], *, source_uri: str, image_root: str
+) -> tuple[pa.Table, list[QuarantineRow]]:
+    """The examples among these rows as a table, and the others with their reasons; see build_example_row."""
+    good: list[ExampleRow] = []
+    bad: list[QuarantineRow] = []
+    with collector_paused():
+        for row in rows:
+            if isinstance(row, BrokenRow):
+                bad.append(QuarantineRow(source_uri, row.source_row, row.defect.reason, row.defect.detail))
+                continue
+            built = build_example_row(row, images, source_uri=source_uri, image_root=image_root)
+            if isinstance(built, ExampleRow):
+                good.append(built)
+            else:
+                bad.append(built)
+        return _table(good, EXAMPLES), bad
 
 
-def _table(rows: Sequence[Any], schema: pa.Schema, kind: type) -> pa.Table:
-    """Rows of dataclasses as a table, column by column."""
-    assert [field.name for field in fields(kind)] == schema.names
-    arrays = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in schema]
-    return pa.table(arrays, schema=schema)
+def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    """Rows with the schema's columns in its order as a table, column by column."""
+    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
 
 
 def _require_unchanged(io: StageIO, image_root: str) -> None:

@@ -6,15 +6,18 @@ Owns the rules from (role, text) messages to turns. Refuses to own where message
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import MappingProxyType
 from typing import Final
 
 from xmas_job.data.defects import DefectError, check_characters
 from xmas_job.data.examples import IMAGE_PLACEHOLDER, Role, Turn, normalise_text
 
-ROLES: Final = MappingProxyType[str, Role](
-    {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-)
+_ROLES: Final[dict[str, Role]] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
 
 
 def build_turns(messages: Sequence[tuple[str, str]], num_images: int) -> tuple[Turn, ...]:
@@ -31,7 +34,7 @@ def build_turns(messages: Sequence[tuple[str, str]], num_images: int) -> tuple[T
     Raises:
         DefectError: with the rule that is broken and the place of the turn.
     """
-    turns = [_build_turn(place, role, text) for place, (role, text) in enumerate(messages)]
+    turns = _build_turns(messages)
     first = 1 if turns and turns[0].role == "system" else 0
     if len(turns) > first and turns[first].role == "assistant":
         del turns[first]
@@ -45,13 +48,19 @@ def build_turns(messages: Sequence[tuple[str, str]], num_images: int) -> tuple[T
     return tuple(turns)
 
 
-def _build_turn(place: int, role: str, text: str) -> Turn:
-    if role not in ROLES:
-        raise DefectError("unknown_role", f"turn {place}: {role!r:.100}")
-    if "\0" in text or not text.isascii():
-        check_characters(f"turn {place}", text)
-    num_images = text.count(IMAGE_PLACEHOLDER) if "<" in text else 0
-    return Turn(ROLES[role], normalise_text(text), num_images)
+def _build_turns(messages: Sequence[tuple[str, str]]) -> list[Turn]:
+    turns = []
+    for place, (written, text) in enumerate(messages):
+        role = _ROLES.get(written)
+        if role is None:
+            raise DefectError("unknown_role", f"turn {place}: {written!r:.100}")
+        if "\0" in text or not text.isascii():
+            check_characters(f"turn {place}", text)
+        if "<" in text or "\r" in text:
+            turns.append(Turn(role, normalise_text(text), text.count(IMAGE_PLACEHOLDER)))
+        else:  # most turns
+            turns.append(Turn(role, text.strip()))
+    return turns
 
 
 def _check_order(turns: Sequence[Turn], first: int) -> None:
@@ -67,10 +76,10 @@ def _check_order(turns: Sequence[Turn], first: int) -> None:
 
 
 def _check_contents(turns: Sequence[Turn]) -> None:
-    for place, turn in enumerate(turns):
-        if turn.num_images and turn.role != "user":
-            raise DefectError("placeholder_outside_question", f"turn {place}: {turn.role}")
-        if not turn.text and turn.role == "assistant":
+    for place, (role, text, num_images) in enumerate(turns):
+        if num_images and role != "user":
+            raise DefectError("placeholder_outside_question", f"turn {place}: {role}")
+        if not text and role == "assistant":
             raise DefectError("empty_answer", f"turn {place}")
-        if not turn.text and turn.role == "user" and not turn.num_images:
+        if not text and role == "user" and not num_images:
             raise DefectError("empty_question", f"turn {place}")
