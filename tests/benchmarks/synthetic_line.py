@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xmas_job.config import RunConfig
@@ -31,6 +32,7 @@ STAGES = ("pool", "cluster", "select:subset", "publish:subset")
 NUM_CHECKPOINTS, TOP_K = 7, 5
 TURNS_AN_EXAMPLE = 6
 TEXT_ONLY_EVERY = 10
+NUM_SOURCES = 40
 ROWS_AT_ONCE = 100_000
 _HEX = 32
 
@@ -156,14 +158,15 @@ def _examples(uids: NDArray[np.bytes_], start: int, texts: pa.Array, rng: np.ran
     names = _strings(uids)
     is_text = (np.arange(start, start + num_rows) % TEXT_ONLY_EVERY) == 0
     num_turns = num_rows * TURNS_AN_EXAMPLE
+    drawn = texts.take(pa.array(rng.integers(0, len(texts), num_turns)))
+    shown = (np.arange(num_turns) % TURNS_AN_EXAMPLE == 0) & ~is_text.repeat(TURNS_AN_EXAMPLE)
+    sources = pa.array([f"task-{number:02d}" for number in range(NUM_SOURCES)])
     turns = pa.StructArray.from_arrays(
         [
             pa.array(["user", "assistant"]).take(pa.array(np.arange(num_turns) % 2)),
             # A prefix of its own, so that no text repeats.
-            pa.compute.binary_join_element_wise(
-                _strings(uids.repeat(TURNS_AN_EXAMPLE)), texts.take(pa.array(rng.integers(0, len(texts), num_turns))), " "
-            ),
-            pa.array((np.arange(num_turns) % TURNS_AN_EXAMPLE == 0) & ~is_text.repeat(TURNS_AN_EXAMPLE)).cast(pa.int32()),
+            pc.binary_join_element_wise(_strings(uids.repeat(TURNS_AN_EXAMPLE)), drawn, " "),
+            pa.array(shown.astype(np.int32)),
         ],
         fields=list(TURN),
     )
@@ -177,23 +180,23 @@ def _examples(uids: NDArray[np.bytes_], start: int, texts: pa.Array, rng: np.ran
     def repeated(value: str, number: int) -> pa.Array:
         return pa.array([value]).take(pa.array(np.zeros(number, np.int32)))
 
-    uris = pa.compute.binary_join_element_wise(repeated("landing/synthetic/v1/coco", len(with_image)), with_image, "/")
+    uris = pc.binary_join_element_wise(repeated("landing/synthetic/v1/coco", len(with_image)), with_image, "/")
     sides = pa.array(np.full(num_rows, 336, np.int32), mask=is_text)
     columns = {
         "uid": names,
-        "source": pa.array([f"task-{number:02d}" for number in range(40)]).take(pa.array(rng.integers(0, 40, num_rows))),
+        "source": sources.take(pa.array(rng.integers(0, NUM_SOURCES, num_rows))),
         "orig_id": names,
         "source_uri": repeated("landing/synthetic/v1/data.json", num_rows),
         "source_row": pa.array(np.arange(start, start + num_rows)),
         "image_uris": of_images(uris),
-        "image_sha256": of_images(pa.compute.binary_join_element_wise(with_image, with_image, "")),
+        "image_sha256": of_images(pc.binary_join_element_wise(with_image, with_image, "")),
         "image_modes": of_images(repeated("RGB", len(with_image))),
         "image_formats": of_images(repeated("JPEG", len(with_image))),
         "width": sides,
         "height": sides,
         "num_turns": pa.array(np.full(num_rows, TURNS_AN_EXAMPLE, np.int32)),
         "conversation": pa.ListArray.from_arrays(offsets, turns),
-        "text_sha256": pa.compute.binary_join_element_wise(names, names, ""),
+        "text_sha256": pc.binary_join_element_wise(names, names, ""),
         "num_words": pa.array(np.full(num_rows, 26 * TURNS_AN_EXAMPLE, np.int32)),
         "modality": pa.array(["image", "text"]).take(pa.array(is_text.astype(np.int32))),
     }
@@ -213,7 +216,9 @@ def _write_signals(folder: Path, run: Run, num_examples: int) -> None:
     archetypes = rng.normal(8, 2, (3000, 1)) + rng.normal(0, 1, (3000, NUM_CHECKPOINTS)).cumsum(axis=1)
     for partition, start in enumerate(range(0, uids.size, size)):
         part = uids[start : start + size]
-        scores = archetypes[rng.integers(0, len(archetypes), part.size)] + rng.normal(0, 0.3, (part.size, NUM_CHECKPOINTS))
+        scores = archetypes[rng.integers(0, len(archetypes), part.size)] + rng.normal(
+            0, 0.3, (part.size, NUM_CHECKPOINTS)
+        )
         for checkpoint in range(NUM_CHECKPOINTS):
             values = (scores[:, checkpoint, None] * np.array([0.5, 0.2, 0.15, 0.1, 0.05])).astype(np.float32)
             table = pa.table(

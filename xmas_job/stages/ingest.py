@@ -16,6 +16,7 @@ from xmas_job.data.defects import REASONS, Defect
 from xmas_job.data.images import ImageInfo, inspect_many, resolve_inside
 from xmas_job.data.readers import BrokenRow, Row, llava
 from xmas_job.data.validation import ExampleRow, QuarantineRow, build_example_row
+from xmas_job.data.words import count_words
 from xmas_job.errors import BadDataError, UsageError
 from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.storage.landing import landing_digest
@@ -125,7 +126,11 @@ def _opener(store: Store, image_root: str) -> Callable[[str], bytes]:
 def build_tables(
     rows: Sequence[Row | BrokenRow], images: Mapping[str, ImageInfo | Defect], *, source_uri: str, image_root: str
 ) -> tuple[pa.Table, list[QuarantineRow]]:
-    """The examples among these rows as a table, and the others with their reasons; see build_example_row."""
+    """The examples among these rows as a table, and the others with their reasons; see build_example_row.
+
+    The column `num_words` counts the whitespace-separated words of all messages; token counts need a model and come
+    with its signals.
+    """
     good: list[ExampleRow] = []
     bad: list[QuarantineRow] = []
     with collector_paused():
@@ -138,13 +143,16 @@ def build_tables(
                 good.append(built)
             else:
                 bad.append(built)
-        return _table(good, EXAMPLES), bad
+        words = count_words([row.conversation for row in good])
+        return _table(good, EXAMPLES, num_words=words), bad
 
 
-def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    """Rows with the schema's columns in its order as a table, column by column."""
-    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
-    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
+def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema, **more: Any) -> pa.Table:
+    """Rows as a table, column by column; they have the schema's columns in its order, but for those in `more`."""
+    names = [name for name in schema.names if name not in more]
+    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    values = dict(zip(names, columns, strict=True)) | more
+    return pa.table([pa.array(values[field.name], field.type) for field in schema], schema=schema)
 
 
 def _require_unchanged(io: StageIO, image_root: str) -> None:

@@ -33,6 +33,14 @@ class NumberText(str):
     __slots__ = ()
 
 
+def kind_of(value: Any) -> str:
+    """What a person would call this value in JSON."""
+    if value is None:
+        return "missing or null"
+    kinds = {NumberText: "a number", str: "a string", bool: "true or false", list: "a list", dict: "an object"}
+    return kinds[type(value)] + ("" if value else ", empty")
+
+
 class _Decoder:
     """The standard JSON decoder, lenient to control characters in strings, that notices repeated keys."""
 

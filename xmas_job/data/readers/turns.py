@@ -6,10 +6,11 @@ Owns the rules from (role, text) messages to turns. Refuses to own where message
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from xmas_job.data.defects import DefectError, check_characters
 from xmas_job.data.examples import IMAGE_PLACEHOLDER, Role, Turn, normalise_text
+from xmas_job.data.readers.json_rows import kind_of
 
 _ROLES: Final[dict[str, Role]] = {
     "human": "user",
@@ -18,9 +19,10 @@ _ROLES: Final[dict[str, Role]] = {
     "assistant": "assistant",
     "system": "system",
 }
+_ALTERNATING: Final[list[Role]] = ["user", "assistant"]
 
 
-def build_turns(messages: Sequence[tuple[str, str]], num_images: int) -> tuple[Turn, ...]:
+def build_turns(messages: Sequence[tuple[Any, Any]], num_images: int) -> tuple[Turn, ...]:
     """Turn raw messages into an optional system turn and then questions and answers in turn.
 
     One answer before the first question is dropped, as LLaVA's loaders do. One image without any placeholder
@@ -28,7 +30,7 @@ def build_turns(messages: Sequence[tuple[str, str]], num_images: int) -> tuple[T
     Differs: LLaVA's loader accepts a last question without an answer and trains on nothing; here it is a defect.
 
     Args:
-        messages: (role as written, text as written).
+        messages: (role as written, text as written); other values than strings are a defect.
         num_images: images the row names.
 
     Raises:
@@ -39,7 +41,7 @@ def build_turns(messages: Sequence[tuple[str, str]], num_images: int) -> tuple[T
     if len(turns) > first and turns[first].role == "assistant":
         del turns[first]
     _check_order(turns, first)
-    num_placeholders = sum([turn.num_images for turn in turns])
+    num_placeholders = sum([num_images for _, _, num_images in turns])
     if num_images == 1 and num_placeholders == 0:
         turns[first] = Turn("user", turns[first].text, 1)
     elif num_placeholders != num_images:
@@ -48,9 +50,11 @@ def build_turns(messages: Sequence[tuple[str, str]], num_images: int) -> tuple[T
     return tuple(turns)
 
 
-def _build_turns(messages: Sequence[tuple[str, str]]) -> list[Turn]:
+def _build_turns(messages: Sequence[tuple[Any, Any]]) -> list[Turn]:
     turns = []
     for place, (written, text) in enumerate(messages):
+        if type(text) is not str or type(written) is not str:
+            raise DefectError("bad_turn", f"turn {place}: `from` is {kind_of(written)}, `value` is {kind_of(text)}")
         role = _ROLES.get(written)
         if role is None:
             raise DefectError("unknown_role", f"turn {place}: {written!r:.100}")
@@ -66,13 +70,15 @@ def _build_turns(messages: Sequence[tuple[str, str]]) -> list[Turn]:
 def _check_order(turns: Sequence[Turn], first: int) -> None:
     if len(turns) == first:
         raise DefectError("no_conversation", "no question")
+    roles = [role for role, _, _ in turns[first:]]
+    if len(roles) % 2 == 0 and roles == _ALTERNATING * (len(roles) // 2):
+        return
     expected: Role = "user"
-    for place in range(first, len(turns)):
-        if turns[place].role != expected:
-            raise DefectError("not_alternating", f"turn {place}: {turns[place].role}, expected {expected}")
+    for place, role in enumerate(roles, first):
+        if role != expected:
+            raise DefectError("not_alternating", f"turn {place}: {role}, expected {expected}")
         expected = "assistant" if expected == "user" else "user"
-    if expected == "assistant":
-        raise DefectError("missing_answer", f"{len(turns)} turns")
+    raise DefectError("missing_answer", f"{len(turns)} turns")
 
 
 def _check_contents(turns: Sequence[Turn]) -> None:
