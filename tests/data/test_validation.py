@@ -69,7 +69,7 @@ def test_one_bad_image_quarantines_the_row_and_is_named(path: str, reason: str, 
 def test_rows_go_into_the_tables_as_they_are() -> None:
     for row, schema in [(built("b.gif", "a.png"), EXAMPLES), (built("gone.png"), QUARANTINE)]:
         assert list(row._fields) == [name for name in schema.names if name != "num_words"]
-        table = pa.table({name: pa.array([getattr(row, name)], schema.field(name).type) for name in schema.names})
+        table = pa.table({name: pa.array([getattr(row, name)], schema.field(name).type) for name in row._fields})
         assert table.num_rows == 1
     conversation = pa.array([TURNS], EXAMPLES.field("conversation").type).to_pylist()
     assert conversation == [[turn._asdict() for turn in TURNS]]
