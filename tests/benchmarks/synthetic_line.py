@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from xmas_job.config import RunConfig
 from xmas_job.environment import Environment
 from xmas_job.extraction.layout import absent_path, signal_path
+from xmas_job.logs import configure_logs
 from xmas_job.runner import Run, Runner
 from xmas_job.stage_io import Source
 from xmas_job.storage.local import LocalStore
@@ -86,6 +87,7 @@ def _runner(folder: Path, run: Run) -> Runner:
 
 
 def _run_stage(folder: Path, run: Run, stage: str) -> tuple[float, float]:
+    configure_logs("json")  # to standard error
     result = _runner(folder, run).run_stage(stage)
     assert result.status == "built"
     usage = resource.getrusage(resource.RUSAGE_SELF)

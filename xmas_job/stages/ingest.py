@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -41,10 +42,10 @@ def run(section: IngestSection, io: StageIO) -> Metrics:
     quarantined: list[QuarantineRow] = []
     images: dict[str, ImageInfo | Defect] = {}
     num_rows = 0
-    for file, rows in _rows(io, _data_files(io.store, source.uri)):
-        _inspect(rows, images, section, io)
-        num_rows += len(rows)
-        table, bad_rows = build_tables(rows, images, source_uri=file.key, image_root=section.image_root)
+    for chunk in _chunks(io, _data_files(io.store, source.uri)):
+        _inspect(chunk, images, section, io)
+        num_rows += len(chunk.rows)
+        table, bad_rows = build_tables(chunk.rows, images, source_uri=chunk.source_uri, image_root=section.image_root)
         examples.append(table)
         quarantined += bad_rows
     if num_rows == 0:
@@ -78,17 +79,31 @@ def _data_files(store: Store, prefix: str) -> list[Entry]:
     return files
 
 
-def _rows(io: StageIO, files: Sequence[Entry]) -> Iterator[tuple[Entry, list[Row | BrokenRow]]]:
+@dataclass(frozen=True)
+class _Chunk:
+    """A run of rows of one file, and the bytes of all files before and up to its end."""
+
+    source_uri: str
+    rows: list[Row | BrokenRow]
+    start: int
+    end: int
+    total: int
+
+
+def _chunks(io: StageIO, files: Sequence[Entry]) -> Iterator[_Chunk]:
     """The rows of every file in runs of `ROWS_AT_ONCE`; tells progress in bytes."""
     total = sum(file.size for file in files)
-    done = 0
+    before = 0
     for file in files:
+        start = before
         with io.store.open(file.key) as stream:
             rows = llava.read(stream, name=file.key.split("/")[1])
             while chunk := _next_rows(rows, file):
-                yield file, chunk
-                io.progress(done + min(stream.tell(), file.size), total)
-        done += file.size
+                end = before + min(stream.tell(), file.size)
+                yield _Chunk(file.key, chunk, start, end, total)
+                io.progress(end, total)
+                start = end
+        before += file.size
 
 
 def _next_rows(rows: Iterator[Row | BrokenRow], file: Entry) -> list[Row | BrokenRow]:
@@ -104,17 +119,16 @@ def next_rows(rows: Iterator[Row | BrokenRow]) -> list[Row | BrokenRow]:
         return list(islice(rows, ROWS_AT_ONCE))
 
 
-def _inspect(
-    rows: Sequence[Row | BrokenRow], images: dict[str, ImageInfo | Defect], section: IngestSection, io: StageIO
-) -> None:
-    """Look into every image that these rows show and no earlier row did."""
-    paths = {path for row in rows if isinstance(row, Row) for path in row.image_paths} - images.keys()
+def _inspect(chunk: _Chunk, images: dict[str, ImageInfo | Defect], section: IngestSection, io: StageIO) -> None:
+    """Look into every image that these rows show and no earlier row did; progress moves on within the chunk."""
+    paths = {path for row in chunk.rows if isinstance(row, Row) for path in row.image_paths} - images.keys()
+    num_bytes = chunk.end - chunk.start
     images |= inspect_many(
         paths,
         _opener(io.store, section.image_root),
         max_pixels=section.max_image_pixels,
         num_workers=io.environment.workers,
-        on_progress=lambda _done, _total: None,
+        on_progress=lambda done, total: io.progress(chunk.start + num_bytes * done // total, chunk.total),
     )
 
 
