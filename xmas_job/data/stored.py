@@ -46,7 +46,7 @@ def read_rows(ingested: Sequence[Artifact], columns: Collection[str], uids: pa.A
     versions = pa.chunked_array([pa.array([index] * len(table), pa.int32()) for index, table in enumerate(tables)])
     rows = pa.concat_tables(tables).append_column("version", versions)
     rows = rows.sort_by([(name, "ascending") for name in ("uid", "version", "source_uri", "source_row")])
-    return rows.filter(_is_first(rows["uid"]))
+    return rows.filter(is_first(rows["uid"]))
 
 
 def to_examples(rows: pa.Table) -> list[Example]:
@@ -104,8 +104,8 @@ def _changed(what: str) -> BadDataError:
     return BadDataError(f"{what} since it was ingested.", "Put it back, or land the data as a new version.")
 
 
-def _is_first(sorted_values: pa.ChunkedArray) -> pa.Array:
-    """Mask of the rows whose value differs from the row before."""
+def is_first(sorted_values: pa.ChunkedArray) -> pa.Array:
+    """Mask of the rows whose value differs from the row before: one of each, where the values are sorted."""
     values = sorted_values.combine_chunks()
     if len(values) == 0:
         return pa.array([], pa.bool_())
