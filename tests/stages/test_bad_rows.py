@@ -6,6 +6,7 @@ import codecs
 import hashlib
 import io
 import json
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -92,6 +93,8 @@ BAD_PATHS = {
     "data:image/png;base64,iVBORw0KGgo=": "image_is_url",
     "gone.png": "missing_image",
     "dir": "missing_image",
+    "pipe.png": "missing_image",
+    "plain.png/inside.png": "missing_image",
     "link-out.png": "image_path_outside_root",
     "linked/secret.png": "image_path_outside_root",
     "circle.png": "image_path_outside_root",
@@ -141,6 +144,7 @@ def landed(bench: Workbench, tmp_path: Path, file: str, data: bytes) -> Artifact
     (folder / "link-out.png").symlink_to(outside / "secret.png")
     (folder / "linked").symlink_to(outside)
     (folder / "circle.png").symlink_to("circle.png")
+    os.mkfifo(folder / "pipe.png")
     return bench.run(ingest.run, SECTION, key="odd@v1", landing=landing)
 
 
