@@ -122,13 +122,17 @@ def next_rows(rows: Iterator[Row | BrokenRow]) -> list[Row | BrokenRow]:
 def _inspect(chunk: _Chunk, images: dict[str, ImageInfo | Defect], section: IngestSection, io: StageIO) -> None:
     """Look into every image that these rows show and no earlier row did; progress moves on within the chunk."""
     paths = {path for row in chunk.rows if isinstance(row, Row) for path in row.image_paths} - images.keys()
-    num_bytes = chunk.end - chunk.start
+
+    def tell(done: int, total: int) -> None:
+        if done < total:  # the chunk's own end is told once it is in the table
+            io.progress(chunk.start + (chunk.end - chunk.start) * done // total, chunk.total)
+
     images |= inspect_many(
         paths,
         _opener(io.store, section.image_root),
         max_pixels=section.max_image_pixels,
         num_workers=io.environment.workers,
-        on_progress=lambda done, total: io.progress(chunk.start + num_bytes * done // total, chunk.total),
+        on_progress=tell,
     )
 
 
