@@ -250,7 +250,7 @@ def _report_inputs(config: RunConfig, _: str) -> Inputs:
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="ingest",
-        version=1,
+        version=2,
         entrypoint="xmas_job.stages.ingest:run",
         keys=_landed,
         section=_ingest_section,
