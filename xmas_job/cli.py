@@ -145,7 +145,9 @@ def show(
 
 @app.command()
 def verify(
-    selection: Annotated[str, typer.Argument(help="Folder or file:// URI of a selection, or its id in the store.")],
+    selection: Annotated[
+        str, typer.Argument(help="Folder, file:// or s3:// URI of a selection, or its id in the store.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Prove a selection offline: its id follows from its manifest, and every file is what the manifest says."""
