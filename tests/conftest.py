@@ -9,6 +9,7 @@ import pytest
 from tests import disks
 from tests.processes import Child
 from tests.s3_servers import S3Server, moto_server
+from tests.service.radosgw import radosgw_server
 
 
 @pytest.fixture
@@ -36,4 +37,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def moto() -> Iterator[S3Server]:
     """Moto's S3 server, one for all tests of this process; every test makes its own buckets."""
     with moto_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def radosgw() -> Iterator[S3Server]:
+    """Ceph's S3 server, which checks signatures; for service tests."""
+    with radosgw_server() as server:
         yield server
