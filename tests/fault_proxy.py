@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 from urllib.parse import urlsplit
@@ -92,6 +92,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _serve  # noqa: N815 (http.server's names)
 
+    def handle_expect_100(self) -> bool:
+        super().handle_expect_100()
+        self.wfile.flush()
+        return True
+
     def _forward(self, body: bytes) -> tuple[bytes, bytes]:
         if self.upstream is None:
             self.upstream = http.client.HTTPConnection(self.server.target, timeout=GIVE_UP_SECONDS)
@@ -125,10 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
     def finish(self) -> None:
         if self.upstream is not None:
             self.upstream.close()
-        try:
+        with suppress(OSError):  # the connection was reset on purpose
             super().finish()
-        except OSError:
-            pass  # the connection was reset on purpose
 
     def log_message(self, *_: object) -> None:
         pass
