@@ -35,6 +35,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.spoiled = -1
         self.num_requests = 0
         self.strip: frozenset[str] = frozenset()
+        self.keys_seen: list[str] = []
         self._counting = threading.Lock()
 
     @property
@@ -74,6 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         assert "chunked" not in self.headers.get("Transfer-Encoding", "")
         fault = self.server.next_fault()
+        self.server.keys_seen.append(self.headers.get("Authorization", "").partition("Credential=")[2].split("/")[0])
         if fault in _CODES:
             self._refuse(fault)
         elif fault == "timeout":

@@ -61,7 +61,8 @@ class S3Server:
 def moto_server() -> Iterator[S3Server]:
     """Moto on a free port; ends with the block, or with this process."""
     command = [sys.executable, "-m", "tests.s3_servers"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **pipes, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         yield S3Server(process.stdout.readline().strip())

@@ -49,7 +49,7 @@ class Trial:
 def trial(moto: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     folder = tmp_path_factory.mktemp("faults")
     with fault_proxy(moto.endpoint) as proxy, pytest.MonkeyPatch.context() as patch:
-        variables = {**moto.variables, "XMAS_SCRATCH": str(folder / "cache"), "XMAS_S3_TIMEOUT_SECONDS": "0.4"}
+        variables = {**moto.variables, "XMAS_SCRATCH": str(folder / "cache"), "XMAS_S3_TIMEOUT_SECONDS": "0.25"}
         for name, value in variables.items():
             patch.setenv(name, value)
         patch.setattr(standard.ExponentialBackoff, "delay_amount", lambda *_: 0.001)

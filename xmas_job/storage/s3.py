@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from boto3.s3.transfer import TransferConfig
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from s3transfer.utils import S3_RETRYABLE_DOWNLOAD_ERRORS
+from urllib3.exceptions import HTTPError as UnwrappedError
 
 from xmas_job.environment import Environment
 from xmas_job.errors import TryAgainError, UsageError
@@ -38,7 +39,7 @@ class S3Store:
         # Not from urlsplit: in a key, "?", "#" and "%" are characters as any other.
         self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self._prefix = prefix.strip("/")
-        if not self._bucket or (self._prefix and "/".join(key_parts(self._prefix)) != self._prefix):
+        if not self._bucket or {"", ".", ".."} & set(self._prefix.split("/") if self._prefix else ()):
             raise UsageError(f"store root {uri!r} is not s3://bucket/prefix.", "Correct XMAS_STORE_ROOT.")
         self._attempts = environment.s3_attempts
         self._write = write_arguments(environment)
@@ -171,18 +172,29 @@ class S3Store:
         return found
 
     def _get(self, key: str, **range_: str) -> tuple[bytes, str]:
-        """Bytes and etag. The client's own retries end where the body begins; a body that breaks is asked for anew."""
+        """Bytes and etag. The client's own retries end where a body begins; one that breaks is asked for anew."""
         name = self._object(key)
         with explained(self._name(key)):
             for attempt in range(self._attempts):
-                answer = self._client.get_object(Bucket=self._bucket, Key=name, **range_)
                 try:
-                    return answer["Body"].read(), answer["ETag"]
-                except S3_RETRYABLE_DOWNLOAD_ERRORS:
-                    if attempt == self._attempts - 1:
-                        raise
+                    return self._get_once(name, range_)
+                except _BrokenBodyError as broken:
+                    cause = broken.__cause__
                 _wait(attempt)
-        raise AssertionError("unreachable")
+            assert cause is not None
+            raise cause
+
+    def _get_once(self, name: str, range_: dict[str, str]) -> tuple[bytes, str]:
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=name, **range_)
+        except BotoCoreError:
+            raise
+        except UnwrappedError as error:  # the body of an answer such as 404, which the client does not guard
+            raise _BrokenBodyError from error
+        try:
+            return answer["Body"].read(), answer["ETag"]
+        except S3_RETRYABLE_DOWNLOAD_ERRORS as error:
+            raise _BrokenBodyError from error
 
     def _read_range(self, key: str, etag: str, start: int, end: int) -> bytes:
         data, etag_now = self._get(key, Range=f"bytes={start}-{end - 1}")
@@ -194,6 +206,10 @@ class S3Store:
     def _download(self, entry: Entry, stream: BinaryIO) -> None:
         with explained(self._name(entry.key)):
             self._client.download_fileobj(self._bucket, self._object(entry.key), stream, Config=self._transfer)
+
+
+class _BrokenBodyError(Exception):
+    """The connection ended in the middle of an answer."""
 
 
 def _status(error: Exception) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from botocore import exceptions as botocore_errors
 from s3transfer.exceptions import RetriesExceededError
+from urllib3.exceptions import HTTPError as UnwrappedError
 
 from xmas_job.errors import TryAgainError, UsageError, XmasError
 
@@ -44,7 +45,10 @@ _HTTP_TOO_EARLY = frozenset({408, 409, 412, 425, 429})
 
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Raise what a call for `uri` meets as FileNotFoundError, UsageError or TryAgainError."""
+    """Raise what a call for `uri` meets as FileNotFoundError, UsageError or TryAgainError.
+
+    Beside the client's own errors that is what breaks below it, in the middle of an answer, and reaches us unwrapped.
+    """
     try:
         yield
     except botocore_errors.ClientError as error:
@@ -53,6 +57,8 @@ def explained(uri: str) -> Iterator[None]:
         raise _unreachable(uri, error.last_exception) from error
     except botocore_errors.BotoCoreError as error:
         raise _of_client(error, uri) from error
+    except UnwrappedError as error:
+        raise _unreachable(uri, error) from error
     except OSError as error:
         # Of the network, below the client: a body that breaks in mid-stream. Disk errors name their file.
         if error.filename is not None or error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
@@ -100,7 +106,11 @@ def _of_client(error: botocore_errors.BotoCoreError, uri: str) -> XmasError:
             return TryAgainError(f"{uri}: the sign-on has expired.", f"aws sso login. {AGAIN}")
         case botocore_errors.SSLError():
             return UsageError(f"{uri}: the store's certificate is not trusted.", "Set AWS_CA_BUNDLE to its authority.")
-        case botocore_errors.HTTPClientError() | botocore_errors.IncompleteReadError():
+        case (
+            botocore_errors.ConnectionError()
+            | botocore_errors.HTTPClientError()
+            | botocore_errors.IncompleteReadError()
+        ):
             return _unreachable(uri, error)
         case _:
             kind = type(error).__name__
