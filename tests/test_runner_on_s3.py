@@ -89,7 +89,7 @@ def _with_a_wrong_clock(hours: int, *arguments: Any) -> tuple[str, str]:
 def test_clock_that_is_hours_off_neither_steals_a_lease_nor_waits_longer(
     tmp_path: Path, start: Start, settings: Settings, digest: str, hours: int
 ) -> None:
-    """One machine holds the lease, another with a wrong clock waits as long as the heart beats, and takes over after."""
+    """The other machine waits while the heart beats, by its own monotonic clock, and takes over once it stands."""
     settings["lease_ttl_seconds"] = 2.0
     control = Control(tmp_path / "control")
     control.order("hold numbers")

@@ -84,15 +84,6 @@ def test_folder_in_use_outlives_the_eviction_of_its_copies(tmp_path: Path) -> No
     assert total(tmp_path) <= 150
 
 
-def test_folder_goes_with_its_owner(tmp_path: Path) -> None:
-    copies = LocalCopies(tmp_path, 1000)
-    folder = copies.folder("s3://b", {"a": Entry("a", 1, "e")}, lambda _, stream: stream.write(b"a") and None)
-    assert (folder / "a").read_bytes() == b"a"
-    del copies
-    assert not folder.exists()
-    assert total(tmp_path) == 1
-
-
 def test_download_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def download(_: Entry, stream: BinaryIO) -> None:
         stream.write(b"half")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -90,8 +94,8 @@ def test_object_that_is_replaced_while_it_is_read_is_an_error(s3: Store) -> None
 def test_list_goes_over_many_pages_and_skips_markers_of_folders(s3: Store, moto: S3Server) -> None:
     client = client_of(moto)
     bucket, _, prefix = s3.uri.removeprefix("s3://").partition("/")
-    for number in range(1005):
-        client.put_object(Bucket=bucket, Key=f"{prefix}/many/{number:06d}", Body=b"")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: s3.put(f"many/{number:06d}", b""), range(1005)))
     client.put_object(Bucket=bucket, Key=f"{prefix}/many/folder/", Body=b"")
     assert [entry.key for entry in s3.list("many")] == [f"many/{number:06d}" for number in range(1005)]
 
@@ -170,6 +174,22 @@ def test_missing_bucket_is_told_with_its_name(s3: Store) -> None:
             call()
         assert "s3://no-such-bucket-here/a" in caught.value.message
         assert "Create the bucket" in caught.value.remedy
+
+
+def test_command_line_ends_with_the_remedy_and_the_exit_code(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-m", "xmas_job.cli", "show"]
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        for root, endpoint, code in (("s3://no-such-bucket-here", "", 2), (s3.uri, nobody, 75)):
+            variables = {"XMAS_STORE_ROOT": root} | ({"XMAS_S3_ENDPOINT": endpoint} if endpoint else {})
+            done = subprocess.run(
+                command, env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=60
+            )
+            assert done.returncode == code, done.stderr
+            assert done.stderr.startswith(f"error: {root}")
+            assert len(done.stderr.splitlines()) == 2
+            assert KEYS["AWS_SECRET_ACCESS_KEY"] not in done.stderr
 
 
 @contextmanager

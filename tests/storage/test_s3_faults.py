@@ -92,3 +92,5 @@ def test_run_ends_with_the_same_bytes_whatever_happens_to_a_call(trial: Trial, f
         check_that_all_is_whole(reader)
     print(f"{fault}: {num_calls} calls, {num_stopped} runs stopped and were run again")
     assert num_calls > 30
+    # What a server or a network does in passing costs a retry. A refusal that nothing explains may stop the run.
+    assert num_stopped == 0 or fault in {"412", "409"}

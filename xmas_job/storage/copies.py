@@ -6,11 +6,11 @@ and never changes. Folders given to libraries hold links to copies, so what is i
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import hashlib
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -41,7 +41,7 @@ class LocalCopies:
         self._lock = threading.Lock()
         self._own = ExitStack()
         self._own_folder: Path | None = None
-        weakref.finalize(self, self._own.close)
+        atexit.register(self._own.close)
 
     def read_known(self, sha256: str, read: Callable[[], bytes]) -> bytes:
         """The bytes with this digest from their copy, else what `read` gives, which is kept if it has the digest."""

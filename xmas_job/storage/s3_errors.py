@@ -79,7 +79,7 @@ def _of_answer(error: botocore_errors.ClientError, uri: str) -> Exception:
     if code in NOT_THERE:
         return FileNotFoundError(errno.ENOENT, "no such object", uri)
     if status in _HTTP_TOO_EARLY or (status >= 500 and status != 501):
-        return TryAgainError(f"{told} again and again.", f"The store is busy or ill. {AGAIN}")
+        return TryAgainError(f"{told}.", f"The store is busy or ill. {AGAIN}")
     if code in _EXPIRED:
         return TryAgainError(f"{told}: the credentials have expired.", f"Renew them (aws sso login, a role). {AGAIN}")
     return UsageError(f"{told}.", _remedy(code))

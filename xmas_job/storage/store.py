@@ -66,7 +66,7 @@ class Store(Protocol):
     def local_folder(self, prefix: str) -> Path:
         """A local folder with everything under `prefix`, for libraries that read paths and write none.
 
-        It stays as it is while this process and this store live.
+        It stays as it is while this process lives.
         """
 
     def own_folder(self, prefix: str) -> Path | None:
