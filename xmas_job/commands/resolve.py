@@ -20,12 +20,14 @@ from xmas_job.environment import Environment
 from xmas_job.errors import UsageError
 from xmas_job.fingerprint import Json, canonical_json, digest_of_folder
 from xmas_job.runner import Run
-from xmas_job.stage_io import Source
+from xmas_job.stage_io import Source, model_folder
 from xmas_job.storage.journal import recipe_key, run_key, utc_now
 from xmas_job.storage.landing import SUCCESS, landing_digest, landing_prefix
+from xmas_job.storage.probe import probe
 from xmas_job.storage.roots import open_store
 from xmas_job.storage.store import Store
 
+MODEL_CONFIG = "config.json"
 RUN_ID_PATTERN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}$")
 
 
@@ -52,10 +54,12 @@ def start_run(config: RunConfig, store: Store, run_id: str) -> Run:
     """Resolve the request and write it down; a run that was started goes on with what was resolved then.
 
     Raises:
-        UsageError: as `resolve_run`, or if the run was started with another configuration.
+        UsageError: as `resolve_run`, or if the run was started with another configuration, or if the store does not
+            keep create-only puts.
     """
     key = _checked_key(run_id)
     if not store.exists(key):
+        probe(store)
         store.create(key, canonical_json(_to_json(config, resolve_run(config, store, run_id))) + b"\n")
     enter(store, run_id)
     if validate_config(json.loads(store.read(key))["request"], where=f"run {run_id}") != config:
@@ -163,11 +167,13 @@ def _landing(store: Store, config: RunConfig, dataset: str) -> Source:
 
 def _model(store: Store, name: str) -> Source:
     folder = Path(name).expanduser()
-    if not folder.is_dir() and not folder.is_absolute() and ".." not in folder.parts:
-        folder = store.local_folder(name)
-    if not (folder / "config.json").is_file():
+    if folder.is_dir() or folder.is_absolute() or ".." in folder.parts:
+        uri, is_there = str(folder.absolute()), (folder / MODEL_CONFIG).is_file()
+    else:
+        uri, is_there = name, store.exists(f"{name}/{MODEL_CONFIG}")  # before anything of it is fetched
+    if not is_there:
         raise UsageError(
-            f"{name!r} is no model folder: there is no config.json in {folder}.",
+            f"{name!r} is no model folder: there is no {MODEL_CONFIG} in {folder.absolute()} or {store.uri}/{name}.",
             "Give the folder of a transformers model: a path, or a key under the store root.",
         )
-    return Source(str(folder.absolute()), digest_of_folder(folder))
+    return Source(uri, digest_of_folder(model_folder(store, uri)))

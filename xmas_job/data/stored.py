@@ -90,7 +90,7 @@ def image_loader(store: Store, digests: dict[str, str]) -> LoadImage:
 
     def load(uri: str) -> Image.Image:
         try:
-            data = store.read(uri)
+            data = store.read_known(uri, digests[uri])
         except FileNotFoundError:
             raise _changed(f"{store.uri}/{uri} is gone") from None
         if hashlib.sha256(data).hexdigest() != digests[uri]:

@@ -15,14 +15,16 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from xmas_job.errors import TryAgainError
+from xmas_job.errors import TryAgainError, XmasError
 from xmas_job.logs import get_logger
 from xmas_job.storage.owner import Owner, this_process
 from xmas_job.storage.store import Store
 
 logger = get_logger(__name__)
 
-POLL_SECONDS = 0.2
+FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 0.2, 2.0
+"""A waiter looks less and less often: on an object store every look is paid for."""
+POLL_GROWTH = 1.2
 
 
 class Lease:
@@ -66,7 +68,7 @@ class Lease:
         self._thread.join()
         try:
             self._store.put(self._key, self._content(released=True))
-        except OSError as release_error:
+        except (OSError, XmasError) as release_error:
             # The lease then simply runs out; the error of the block matters more.
             logger.warning("lease not released", key=self._key, error=str(release_error))
 
@@ -78,8 +80,8 @@ class Lease:
                 now = time.monotonic()
                 self._has_lapsed |= now - self._last_beat >= self._ttl_seconds / 2
                 self._last_beat = now
-            except OSError as error:
-                # A full disk stops the stage itself, with its remedy; a missed beat must not.
+            except (OSError, XmasError) as error:
+                # A full disk or a silent store stops the stage itself, with its remedy; a missed beat must not.
                 logger.warning("heartbeat failed", key=self._key, error=str(error))
 
     def _content(self, *, released: bool) -> bytes:
@@ -168,6 +170,7 @@ def acquire(
     """
     started = last_change = time.monotonic()
     last_seen: object = None
+    poll_seconds = min(FIRST_POLL_SECONDS, ttl_seconds / 3)
     while not is_done():
         newest = _newest(store, prefix)
         content = _read(store, prefix, newest) if newest else {}
@@ -185,7 +188,8 @@ def acquire(
                 f"{prefix} is still being built by {content.get('owner')} after {timeout_seconds:.0f} s.",
                 "Run the same command again later.",
             )
-        time.sleep(POLL_SECONDS)
+        time.sleep(poll_seconds)
+        poll_seconds = min(poll_seconds * POLL_GROWTH, LAST_POLL_SECONDS, ttl_seconds / 3)
     return None
 
 
