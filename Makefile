@@ -58,14 +58,23 @@ stop: airflow ## Stop an Airflow that KEEP=1 left up.
 	$(BIN)/python -m infra.make_run --stop
 
 # UV_FIND_LINKS: uv does not read pip's own variable, and would take the CUDA build of torch where pip takes a local one.
-# A new file each time: pins of the old one would be kept, and with them the build that they were made for.
+# All of a CPU machine is solved once and shared out, so that one .venv can hold any two of the files. gpu.txt stands
+# alone: there torch is the CUDA build of a plain index.
+COMPILE := -m uv pip compile pyproject.toml --quiet --python-version 3.11 --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links
 locks: setup ## Pin every package again (needs uv).
-	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/python -m uv pip compile pyproject.toml --extra train --extra dev --quiet \
-		--python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o $(LOCK).new
-	sed 's/+cpu$$//' $(LOCK).new >$(LOCK) && rm $(LOCK).new
-	$(BIN)/python -m uv pip compile pyproject.toml --extra airflow --constraint $(LOCK) --quiet \
-		--python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o $(AIRFLOW_LOCK).new
-	mv $(AIRFLOW_LOCK).new $(AIRFLOW_LOCK)
+	mkdir -p .out
+	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/python $(COMPILE) --extra train --extra cpu --extra dev --extra airflow \
+		-o .out/all.txt --upgrade
+	sed -i 's/+cpu$$//' .out/all.txt
+	for lock in "dev train cpu dev" "job train cpu" "airflow airflow"; do \
+		set -- $$lock; name=$$1; shift; rm -f docker/locks/$$name.txt; \
+		UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/python $(COMPILE) $$(printf -- ' --extra %s' "$$@") \
+			--constraint .out/all.txt -o docker/locks/$$name.txt; \
+		sed -i 's/+cpu$$//' docker/locks/$$name.txt; \
+	done
+	rm -f docker/locks/gpu.txt
+	env -u UV_FIND_LINKS $(BIN)/python $(COMPILE) --extra train --extra gpu -o docker/locks/gpu.txt
 
 clean: ## Remove .venv and the caches; the store in .xmas stays.
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
