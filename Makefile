@@ -65,7 +65,7 @@ COMPILE := -m uv pip compile pyproject.toml --quiet --python-version 3.11 --no-h
 locks: setup ## Pin every package again (needs uv).
 	mkdir -p .out
 	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/python $(COMPILE) --extra train --extra cpu --extra dev --extra airflow \
-		-o .out/all.txt --upgrade
+		--upgrade -o .out/all.txt
 	sed -i 's/+cpu$$//' .out/all.txt
 	for lock in "dev train cpu dev" "job train cpu" "airflow airflow"; do \
 		set -- $$lock; name=$$1; shift; rm -f docker/locks/$$name.txt; \
