@@ -103,9 +103,10 @@ class LocalStore:
 
     def folders(self, prefix: str) -> Iterator[str]:
         """Names of the folders right under the folder `prefix`, in order."""
-        folder = self._path(prefix)
+        folder = self._path(prefix) if prefix else self._root
         if folder.is_dir():
-            yield from sorted(path.name for path in folder.iterdir() if path.is_dir())
+            names = {path.name for path in folder.iterdir() if path.is_dir()}
+            yield from sorted(names - {UNFINISHED} if not prefix else names)
 
     def written_at(self, key: str) -> float | None:
         """Time of the last change, as the file system gives it."""
