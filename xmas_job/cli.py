@@ -34,7 +34,9 @@ demo = typer.Typer(
 )
 app.add_typer(demo, name="demo")
 
-RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe (demo, ...) or the path of a YAML file.")]
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", help="A shipped recipe (demo, ...), or the path or URI of a YAML file.")
+]
 BudgetOption = Annotated[str | None, typer.Option("--budget", help="15%, 0.15 or 300. Default: the recipe's.")]
 MethodOption = Annotated[str | None, typer.Option("--method", help="xmas, random or full. Default: the recipe's.")]
 SetOption = Annotated[
@@ -224,7 +226,8 @@ def _expected(error: XmasError | OSError) -> XmasError:
 def _config(recipe: str, budget: str | None, method: str | None, settings: list[str] | None) -> RunConfig:
     named = {"publish.budget": budget, "select.method": method}
     overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
-    return load_config(recipe, [*(settings or []), *overrides])
+    text = load_entrypoint("xmas_job.commands.resolve:read_recipe")(recipe) if "://" in recipe else None
+    return load_config(recipe, [*(settings or []), *overrides], text)
 
 
 def _environment() -> Environment:
