@@ -12,10 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from xmas_job.config import RunConfig, load_config
+from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment, load_environment
 from xmas_job.logs import configure_logs
 
-RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe (demo, ...) or the path of a YAML file.")]
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", help="A shipped recipe (demo, ...), or the path or URI of a YAML file.")
+]
 BudgetOption = Annotated[str | None, typer.Option("--budget", help="15%, 0.15 or 300. Default: the recipe's.")]
 MethodOption = Annotated[str | None, typer.Option("--method", help="xmas, random or full. Default: the recipe's.")]
 SetOption = Annotated[
@@ -28,7 +31,8 @@ def read_config(recipe: str, budget: str | None, method: str | None, settings: l
     """The configuration that the options name."""
     named = {"publish.budget": budget, "select.method": method}
     overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
-    return load_config(recipe, [*(settings or []), *overrides])
+    text = load_entrypoint("xmas_job.commands.resolve:read_recipe")(recipe) if "://" in recipe else None
+    return load_config(recipe, [*(settings or []), *overrides], text)
 
 
 def read_environment() -> Environment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,6 +84,18 @@ def test_second_run_with_an_empty_cache_finds_everything(
     again = bucket.run(XMAS_SCRATCH=str(tmp_path / "scratch"))
     assert {stage["status"] for stage in again["stages"]} == {"hit"}
     assert again["selection_id"] == result["selection_id"]
+
+
+def test_command_of_the_report_runs_the_same_again(bucket: Bucket, result: dict[str, Any]) -> None:
+    report = json.loads(bucket.store.read(f"runs/{result['run']}/report/report.json"))
+    (command,) = [entry["command"] for entry in report["run"]["commands"] if entry["purpose"] == "Run the same again"]
+    assert shlex.split(command)[:3] == ["xmas-job", "run", "--recipe"]
+    again = bucket.call(*shlex.split(command)[1:], "--json")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert json.loads(again.stdout)["selection_id"] == result["selection_id"]
+    missing = bucket.call("plan", "--recipe", f"{bucket.root}/none.yaml")
+    assert missing.returncode == 2
+    assert missing.stderr.startswith(f"error: there is no recipe at {bucket.root}/none.yaml.")
 
 
 def test_selection_is_proved_by_its_uri(bucket: Bucket, result: dict[str, Any]) -> None:

@@ -70,6 +70,19 @@ def start_run(config: RunConfig, store: Store, run_id: str) -> Run:
     return started
 
 
+def read_recipe(uri: str) -> bytes:
+    """Content of a recipe that lies in a store, such as the one every run leaves behind.
+
+    Raises:
+        UsageError: if there is none at `uri`.
+    """
+    folder, _, name = uri.rpartition("/")
+    try:
+        return open_store(folder).read(name)
+    except (FileNotFoundError, ValueError):
+        raise UsageError(f"there is no recipe at {uri}.", "Give a file, a file:// or an s3:// URI.") from None
+
+
 def start(environment: Environment, config: RunConfig, run_id: str) -> dict[str, Json]:
     """For launchers: start the run and name its stages, every one after its inputs."""
     run = start_run(config, open_store(environment.store_root), run_id)
