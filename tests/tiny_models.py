@@ -156,7 +156,7 @@ def tiny_qwen(seed: int = 0) -> LVLM:
 def sharpen(model: nn.Module, factor: float = 8) -> None:
     """Multiply the decoder's q_proj and k_proj weights: a fresh model attends almost uniformly and hides mistakes."""
     for name, parameter in model.named_parameters():
-        if "language_model" in name and name.endswith(("q_proj.weight", "k_proj.weight")):
+        if "language_model" in name and name.endswith(("q_proj.weight", "k_proj.weight", "qkv_proj.weight")):
             parameter.data.mul_(factor)
 
 

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from xmas_job.catalog.methods import METHODS
+from xmas_job.catalog.signals import SIGNALS
 from xmas_job.core.budget import parse_budget
 from xmas_job.errors import UsageError
 
@@ -22,6 +23,7 @@ TextOnlyPolicy = Literal["cluster", "proportional", "exclude"]
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
 
+Layer = Annotated[int, Field(ge=0)]
 DatasetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z0-9][A-Za-z0-9_.-]*)?$")]
 """A folder of landing/: name (newest version) or name@version."""
 
@@ -103,19 +105,49 @@ class ProxyConfig(Section):
     training: TrainingConfig = TrainingConfig()
 
 
-class ExtractConfig(Section):
-    """Alignment scores at every checkpoint."""
+class AlignmentConfig(Section):
+    """Which score of the alignment family; defaults are the paper's. Equations: extraction/alignment.py."""
 
-    top_k: int = Field(5, ge=1, description="Singular values kept of each cross-modal block.")
+    attention: Literal["paper", "head_mean"] = Field(
+        "paper", description="One map of all heads side by side before RoPE, or the mean of the heads' own maps."
+    )
+    block: Literal["cross_modal", "full"] = Field("cross_modal", description="Text rows and image columns, or all.")
+    layers: Literal["all", "first", "last"] | tuple[Layer, ...] = Field("all", description="Or a list, from 0.")
+    aggregation: Literal["sum", "concat_text", "concat_vision"] = Field("sum", description="Of the layers' blocks.")
+    score: Literal["singular_values", "leading_vector"] = "singular_values"
+    top_k: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        5, description="Singular values kept; of all only the sum is kept."
+    )
+
+
+class ExtractConfig(Section):
+    """Signals at every checkpoint."""
+
+    signals: tuple[str, ...] = Field(("alignment",), min_length=1, description="One pass serves all of them.")
+    alignment: AlignmentConfig = AlignmentConfig()
+    coincide_layers: tuple[Layer, ...] = Field(
+        (3, 7, 11, 15, 19), min_length=1, description="Decoder layers of COINCIDE's features; those of a 24-layer proxy."
+    )
+    share_prefixes: bool = Field(default=True, description="Compute what examples on one image share once.")
     partition_size: int = Field(4096, ge=1, description="Examples a partition; never depends on the workers.")
     token_budget: int = Field(16_384, ge=1, description="Padded tokens a batch.")
     max_length: int = Field(2048, ge=16)
     hardware: Hardware = Hardware()
 
+    @field_validator("signals")
+    @classmethod
+    def _known_signals(cls, signals: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in signals if name not in SIGNALS]:
+            raise ValueError(f"unknown signal {unknown[0]!r}; known: {', '.join(sorted(SIGNALS))}")
+        return tuple(sorted(set(signals)))
+
 
 class ClusterConfig(Section):
     """K-means over trajectories (faiss)."""
 
+    score: Literal["sum", "values"] = Field(
+        "sum", description="A trajectory's steps: the sum of an example's values, or the values themselves."
+    )
     num_clusters: int = Field(1000, ge=1, description="K.")
     num_iterations: int = Field(100, ge=1)
     max_points_per_centroid: int = Field(256, ge=1, description="k-means trains on at most K times as many examples.")
@@ -211,6 +243,15 @@ class RunConfig(Section):
             if key.parts[:1] != ("landing",) or ".." in key.parts or str(key) != root:
                 raise ValueError(f"{root!r} is no key under landing/, from where exports name images; land them there")
         return roots
+
+    @model_validator(mode="after")
+    def _signal_is_extracted(self) -> RunConfig:
+        needed = METHODS[self.select.method].clustered_signal
+        if needed is not None and needed not in self.extract.signals:
+            raise ValueError(f"select.method {self.select.method!r} needs {needed!r} among extract.signals")
+        if self.extract.alignment.score == "leading_vector" and self.cluster.score != "values":
+            raise ValueError("the entries of leading_vector have no meaningful sum; set cluster.score to values")
+        return self
 
     @model_validator(mode="after")
     def _disjoint_datasets(self) -> RunConfig:

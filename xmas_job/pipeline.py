@@ -278,7 +278,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="extract",
-        version=1,
+        version=2,
         entrypoint="xmas_job.stages.extract:run",
         keys=_scored_datasets,
         section=lambda config, _: config.extract,
