@@ -126,7 +126,9 @@ class ExtractConfig(Section):
     signals: tuple[str, ...] = Field(("alignment",), min_length=1, description="One pass serves all of them.")
     alignment: AlignmentConfig = AlignmentConfig()
     coincide_layers: tuple[Layer, ...] = Field(
-        (3, 7, 11, 15, 19), min_length=1, description="Decoder layers of COINCIDE's features; those of a 24-layer proxy."
+        (3, 7, 11, 15, 19),
+        min_length=1,
+        description="Decoder layers of COINCIDE's features; those of a 24-layer proxy.",
     )
     share_prefixes: bool = Field(default=True, description="Compute what examples on one image share once.")
     partition_size: int = Field(4096, ge=1, description="Examples a partition; never depends on the workers.")
@@ -269,13 +271,19 @@ class RunConfig(Section):
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes shipped with the package."""
-    folder = resources.files("xmas_job") / "recipes"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    """Names of the recipes shipped with the package, e.g. "demo" or "ablations/last_layer"."""
+    folder = _recipe_folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def _recipe_folder() -> Path:
+    return Path(str(resources.files("xmas_job"))) / "recipes"
 
 
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     """A recipe (a shipped name, or the path of a YAML file) with dotted overrides.
+
+    A recipe may name another as its `base` and then holds only what differs.
 
     Args:
         recipe: e.g. "demo" or "runs/weekly.yaml".
@@ -311,7 +319,7 @@ def validate_config(data: Mapping[str, Any], *, where: str) -> RunConfig:
 
 def _read_recipe(recipe: str) -> dict[str, Any]:
     if recipe in recipe_names():
-        text = (resources.files("xmas_job") / "recipes" / f"{recipe}.yaml").read_bytes()
+        text = (_recipe_folder() / f"{recipe}.yaml").read_bytes()
     elif Path(recipe).is_file():
         text = Path(recipe).read_bytes()
     else:
@@ -321,7 +329,17 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     data = _parse_yaml(text, f"recipe {recipe}")
     if not isinstance(data, dict):
         raise UsageError(f"recipe {recipe} is no mapping of sections.", "Start from a shipped recipe.")
-    return data
+    base = data.pop("base", None)
+    return data if base is None else _merged(_read_recipe(str(base)), data)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `changes`; sections are merged key by key."""
+    merged = dict(base)
+    for key, value in changes.items():
+        is_section = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if is_section else value
+    return merged
 
 
 def _parse_yaml(text: bytes | str, where: str) -> Any:

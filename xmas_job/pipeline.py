@@ -291,7 +291,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="cluster",
-        version=1,
+        version=2,
         entrypoint="xmas_job.stages.cluster:run",
         keys=_one_if_clustered,
         section=lambda config, _: config.cluster,

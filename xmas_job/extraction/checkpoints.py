@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from xmas_job.errors import BadDataError
+from xmas_job.errors import BadDataError, UsageError
 from xmas_job.models.adapter import LVLM
 
 # Of a device's memory, what weights may take; the rest is for activations.
@@ -42,6 +42,7 @@ class Checkpoints:
         self._folders = folders
         self._models = {t: LVLM.load(folder, dtype=dtype) for t, folder in folders.items()}
         for t, folder in folders.items():
+            _require_causal_text(self._models[t], folder)
             _require_finite(self._models[t], folder)
             _require_alike(self._models[t], folder, self.first, next(iter(folders.values())))
         self._memory = _Memory()
@@ -169,6 +170,14 @@ def _digests(model: nn.Module) -> dict[str, str]:
         name: hashlib.sha256(weight.detach().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
         for name, weight in model.named_parameters()
     }
+
+
+def _require_causal_text(lvlm: LVLM, folder: Path) -> None:
+    if lvlm.model.config.model_type == "paligemma":
+        raise UsageError(
+            f"{folder} is a PaliGemma: it attends both ways over a prompt that ends at its one answer.",
+            "Take a proxy whose text is causal; a conversation has no such place.",
+        )
 
 
 def _require_finite(lvlm: LVLM, folder: Path) -> None:
