@@ -11,13 +11,12 @@ from pydantic import BaseModel
 from xmas_job.config import (
     RunConfig,
     Section,
-    load_config,
-    recipe_names,
     validate_config,
 )
 from xmas_job.core.budget import parse_budget, resolve_budget
 from xmas_job.errors import UsageError
 from xmas_job.fingerprint import digest_of
+from xmas_job.recipe_files import load_config, recipe_names
 
 MODEL = {"model": "models/m"}
 SMALLEST: dict[str, Any] = {"datasets": ["demo"], "proxy": MODEL}

@@ -16,12 +16,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from xmas_job import __version__
-from xmas_job.config import RunConfig, load_config
+from xmas_job.config import RunConfig
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment, load_environment
 from xmas_job.errors import TryAgainError, UsageError, XmasError
 from xmas_job.logs import configure_logs
 from xmas_job.progress import StageBoard
+from xmas_job.recipe_files import load_config
 
 app = typer.Typer(
     help="Which B of these N examples should the next vision-language fine-tune use?",
