@@ -193,6 +193,13 @@ def gemma3() -> Family:
     return Family(lvlm, (pictures[0], pictures[1]), shares=False)
 
 
+def paligemma() -> LVLM:
+    """Not among the families: it is refused."""
+    text = hf.GemmaConfig(**_text(head_dim=8))
+    config = hf.PaliGemmaConfig(vision_config=_tower(vision_use_head=False), text_config=text, image_token_index=IMAGE)
+    return _lvlm(hf.PaliGemmaForConditionalGeneration, config)
+
+
 def _counted(lvlm: LVLM, inputs: dict[str, Tensor]) -> Picture:
     """A picture of as many tokens as the model makes of it."""
     with torch.no_grad():

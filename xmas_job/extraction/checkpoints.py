@@ -42,7 +42,7 @@ class Checkpoints:
         self._folders = folders
         self._models = {t: LVLM.load(folder, dtype=dtype) for t, folder in folders.items()}
         for t, folder in folders.items():
-            _require_causal_text(self._models[t], folder)
+            require_causal_text(self._models[t], folder)
             _require_finite(self._models[t], folder)
             _require_alike(self._models[t], folder, self.first, next(iter(folders.values())))
         self._memory = _Memory()
@@ -172,7 +172,12 @@ def _digests(model: nn.Module) -> dict[str, str]:
     }
 
 
-def _require_causal_text(lvlm: LVLM, folder: Path) -> None:
+def require_causal_text(lvlm: LVLM, folder: Path) -> None:
+    """Refuse a family whose mask depends on where a prompt ends.
+
+    Raises:
+        UsageError: PaliGemma.
+    """
     if lvlm.model.config.model_type == "paligemma":
         raise UsageError(
             f"{folder} is a PaliGemma: it attends both ways over a prompt that ends at its one answer.",
