@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from xmas_job.config import RunConfig, load_config
+from xmas_job.config import RunConfig
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment, load_environment
 from xmas_job.logs import configure_logs
+from xmas_job.recipe_files import load_config
 
 RecipeOption = Annotated[
     str, typer.Option("--recipe", help="A shipped recipe (demo, ...), or the path or URI of a YAML file.")

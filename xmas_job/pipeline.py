@@ -280,7 +280,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="extract",
-        version=1,
+        version=2,
         entrypoint="xmas_job.stages.extract:run",
         keys=_scored_datasets,
         section=lambda config, _: config.extract,
@@ -293,7 +293,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="cluster",
-        version=1,
+        version=2,
         entrypoint="xmas_job.stages.cluster:run",
         keys=_one_if_clustered,
         section=lambda config, _: config.cluster,

@@ -108,7 +108,7 @@ def test_unknown_parameter_is_refused_with_the_known_ones(
 ) -> None:
     with pytest.raises(UsageError, match="xmas has no parameter 'temperature'") as caught:
         bench.run(select.run, SelectConfig(params={"temperature": 1}), pool=pool, cluster=clustered)
-    assert caught.value.remedy == "It has: small_clusters, within_cluster."
+    assert caught.value.remedy == "It has: instability, small_clusters, within_cluster."
     with pytest.raises(UsageError, match="random has no parameter 'seed'") as caught:
         bench.run(select.run, SelectConfig(method="random", params={"seed": 1}), pool=pool)
     assert caught.value.remedy == "It has: none."

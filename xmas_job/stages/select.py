@@ -17,7 +17,7 @@ from xmas_job.errors import UsageError
 from xmas_job.selection.contract import CandidatePool, Ranking, SelectionMethod
 from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.storage.schemas import ABSENT, ASSIGNMENTS, POOL, RANKING
-from xmas_job.storage.tables import read_table
+from xmas_job.storage.tables import array_of, read_table
 
 METHOD = "method.json"
 STRATA = np.array(["text", "image"])
@@ -71,7 +71,7 @@ def _candidate_pool(section: SelectConfig, io: StageIO) -> tuple[CandidatePool, 
     is_there = ~np.isin(uids, absent)
     uids, has_image = uids[is_there], has_image[is_there]
     values = read_table(clustered, "trajectories.parquet")
-    trajectories = values["trajectory"].combine_chunks().flatten().to_numpy().reshape(values.num_rows, -1)
+    trajectories = array_of(values["trajectory"])
     assignments = read_table(clustered, "assignments.parquet", ASSIGNMENTS)
     assert np.array_equal(uids[has_image], assignments["uid"].to_numpy().astype(str)), "cluster and pool disagree"
     clusters = assignments["cluster"].to_numpy().astype(np.int32)
