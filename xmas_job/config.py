@@ -14,7 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from xmas_job.catalog.methods import METHODS
+from xmas_job.catalog.methods import find_method
+from xmas_job.catalog.signals import SIGNALS
 from xmas_job.core.budget import parse_budget
 from xmas_job.errors import UsageError
 
@@ -125,17 +126,23 @@ class ClusterConfig(Section):
 class SelectConfig(Section):
     """One ranking of the pool."""
 
-    method: str = "xmas"
+    method: str = Field("xmas", description='A name that `xmas-job methods` lists, or "module:class" of your own.')
     params: Mapping[str, bool | int | float | str] = Field(default_factory=dict)
     text_only: TextOnlyPolicy = "proportional"
     seed: int = 0
+    budget: str | None = Field(
+        None, description="Filled in from publish.budget where the choice depends on it (methods that are not nested)."
+    )
 
     @field_validator("method")
     @classmethod
     def _known_method(cls, method: str) -> str:
-        if method not in METHODS:
-            raise ValueError(f"unknown method {method!r}; known: {', '.join(sorted(METHODS))}")
+        find_method(method)
         return method
+
+    def identity(self) -> dict[str, Any]:
+        """With the method's version: a method from outside changes without a new version of this package."""
+        return {**super().identity(), "method_version": find_method(self.method).version}
 
 
 class PublishConfig(Section):
@@ -202,6 +209,22 @@ class RunConfig(Section):
     publish: PublishConfig = PublishConfig()
     comparison: ComparisonConfig | None = Field(None, description="Absent: select and publish only.")
     channel: str = Field("latest", pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Moves to the published selection.")
+
+    @field_validator("select")
+    @classmethod
+    def _signals_can_exist(cls, select: SelectConfig) -> SelectConfig:
+        for signal in find_method(select.method).signal_names:
+            if signal not in SIGNALS:
+                raise UsageError(
+                    f"method {select.method!r} needs the signal {signal!r}, which does not exist.",
+                    f"Signals are: {', '.join(sorted(SIGNALS))}.",
+                )
+            if SIGNALS[signal].stage is None:
+                raise UsageError(
+                    f"method {select.method!r} needs the signal {signal!r}, which no stage computes.",
+                    SIGNALS[signal].remedy,
+                )
+        return select
 
     @field_validator("image_roots")
     @classmethod
