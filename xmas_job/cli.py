@@ -36,7 +36,10 @@ app.add_typer(demo, name="demo")
 
 RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe (demo, ...) or the path of a YAML file.")]
 BudgetOption = Annotated[str | None, typer.Option("--budget", help="15%, 0.15 or 300. Default: the recipe's.")]
-MethodOption = Annotated[str | None, typer.Option("--method", help="xmas, random or full. Default: the recipe's.")]
+MethodOption = Annotated[
+    str | None,
+    typer.Option("--method", help="A name that `xmas-job methods` lists, or module:class. Default: the recipe's."),
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value, any setting of the recipe; repeatable.")
 ]
@@ -154,6 +157,28 @@ def verify(
         _print_json(result)
     else:
         typer.echo(f"{result['selection']}: {result['num_files']} files and the manifest are what they say.")
+
+
+@app.command()
+def methods(as_json: JsonOption = False) -> None:
+    """List the selection methods: paper, signals, whether one ranking serves every budget, cost, what each keeps."""
+    result = load_entrypoint("xmas_job.commands.methods:list_methods")()
+    if as_json:
+        _print_json(result)
+        return
+    rows = [
+        (
+            method["name"] + (" (experimental)" if method["experimental"] else ""),
+            method["keeps"],
+            ", ".join(f"{need['signal']} ({need['checkpoints']})" for need in method["signals"]) or "none",
+            "yes" if method["nested"] else "no",
+            method["cost"],
+            f"needs {', '.join(method['missing'])}" if method["missing"] else "yes",
+            method["paper"],
+        )
+        for method in result["methods"]
+    ]
+    _print_table(("method", "keeps", "signals (checkpoints)", "nested", "cost", "served", "paper"), rows)
 
 
 @demo.command()
