@@ -52,8 +52,8 @@ class S2L:
         self, clusters: NDArray[np.int32], sources: NDArray[np.int64], shuffle: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """Water-filling over sources of each source's own water-filling over clusters."""
-        _, cells, counts = np.unique(np.stack([sources, clusters]), axis=1, return_inverse=True, return_counts=True)
-        cells = cells.ravel()
+        named = sources * (clusters.max(initial=-1) + 1) + clusters
+        _, cells, counts = np.unique(named, return_inverse=True, return_counts=True)
         rounds = water_filling_order(cells, rank_within_groups(cells, (shuffle,)))
         place = np.empty(rounds.size, dtype=np.int64)
         place[rounds] = np.arange(rounds.size)
