@@ -155,7 +155,7 @@ def test_rows_in_another_order_give_the_same_uids(name: str, text_only: TextOnly
 
 @policies
 def test_text_only_examples_by_policy(name: str, text_only: TextOnlyPolicy) -> None:
-    """None when excluded; their share when proportional; and no policy changes which images come first."""
+    """None when excluded; their share when proportional."""
     pool = pool_for(entry_of(name), 200, text_only=text_only)
     num_text = (~pool.has_image).sum()
     rows = rows_of_method(entry_of(name), pool, 80)
@@ -166,6 +166,22 @@ def test_text_only_examples_by_policy(name: str, text_only: TextOnlyPolicy) -> N
         assert chosen_text == 80 * num_text // 200
     else:
         assert chosen_text > 0
+
+
+def test_policy_changes_no_order_of_the_images(name: str) -> None:
+    """Full and random take text as it falls; where text-only is one more cluster, clusters draw for themselves."""
+    if name in {"full", "random"}:
+        return
+    orders = []
+    for text_only in ("proportional", "exclude"):
+        pool = pool_for(entry_of(name), 120, text_only=text_only)
+        num_images = int(pool.has_image.sum())
+        # At all images' budget in either pool the same images are chosen from, in the same order.
+        rows = rows_of_method(entry_of(name), pool, num_eligible(pool))
+        images = [row for row in rows if pool.has_image[row]]
+        assert len(images) == num_images
+        orders.append(images)
+    assert orders[0] == orders[1]
 
 
 def test_absent_signal_is_refused_by_name(name: str) -> None:

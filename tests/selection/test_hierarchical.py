@@ -26,8 +26,11 @@ def test_as_many_groups_as_cells_balance_the_cells() -> None:
 
 
 def test_linkage_is_average() -> None:
-    """On a line, cells at 0, 4, 6.5 and 10: 4 and 6.5 join (2.5); then 10 with these (4.75), not 0 (5.25)."""
-    cells = [0, 0, 1, 2, 3]
-    pool = small_pool({}, clusters=cells, centroids=np.array([[0.0], [4], [6.5], [10]]))
-    groups = [cells[row] in {1, 2, 3} for row in order_of(Hierarchical(num_groups=2), pool)]
-    assert groups == [True, False, True, False, True]
+    """Cells at -0.5, 4, 8, 8.5 and 13.5: 8 and 8.5 join, then 4 (4.25), then 13.5 (20 / 3), for -0.5 is at 22 / 3.
+
+    By the nearest members -0.5 would join before 13.5 (4.5 against 5), and by the farthest too (9 against 9.5).
+    """
+    cells = [0, 0, 1, 2, 3, 4]
+    pool = small_pool({}, clusters=cells, centroids=np.array([[-0.5], [4], [8], [8.5], [13.5]]))
+    groups = [cells[row] > 0 for row in order_of(Hierarchical(num_groups=2), pool)]
+    assert groups == [True, False, True, False, True, True]

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from xmas_job.core.pseudo_labels import PseudoLabels
 from xmas_job.errors import BadDataError, UsageError
-from xmas_job.training.selector import GatedSelector, SelectorSettings, load_selector, train_selector
+from xmas_job.training.selector import GatedSelector, SelectorSettings, _fit, load_selector, train_selector
 
 NUM_CLUSTERS = 4
 SETTINGS = SelectorSettings(num_clusters=NUM_CLUSTERS, core_share=0.5, num_epochs=12, batch_size=32, learning_rate=1e-3)
@@ -82,6 +83,25 @@ def test_it_learns_its_heaps_and_is_least_sure_between_them() -> None:
     assert clusters.tolist() == list(range(NUM_CLUSTERS))
     assert unsure.max() < sure.max()
     assert unsure.mean() < sure.mean()
+
+
+def test_classes_are_drawn_alike_whatever_their_size() -> None:
+    """Equal features, 300 of one class and 10 of the other: it should not learn that one is common."""
+    features = np.repeat(heaps(1, 0.3)[0], 400, axis=0)
+    labels = PseudoLabels(
+        centroids=np.zeros((2, 12), dtype=np.float32),
+        train_rows=np.arange(310),
+        train_labels=(np.arange(310) >= 300).astype(np.int64),
+        validation_rows=np.arange(310, 400),
+        validation_labels=np.arange(90) % 2,
+    )
+    torch.manual_seed(0)
+    network = GatedSelector(6, 2)
+    settings = dataclasses.replace(SETTINGS, num_clusters=2, num_epochs=8, target_macro_accuracy=1.0)
+    _fit(network, features, labels, settings)
+    network.eval()
+    probability = float(network(torch.from_numpy(features[:1])).detach().softmax(dim=1)[0, 0])
+    assert 0.3 < probability < 0.7
 
 
 def test_same_features_same_selector_and_the_global_generator_is_left() -> None:

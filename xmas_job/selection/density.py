@@ -18,6 +18,9 @@ class Density:
 
     Space: [log loss ++ alignment] over the checkpoints, each column z-scored. The order of keys Exp(1) / weight is the
     order of successive draws, so every prefix is such a sample (Efraimidis and Spirakis 2006).
+
+    It seeks what is unlike the rest, noise included: on synthetic trajectories, garbage off all families came 6 to 8
+    times as often as its share at power 2, and 2 to 3 times at power 1. Clean the pool first.
     """
 
     num_neighbours: int = 20

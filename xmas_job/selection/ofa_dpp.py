@@ -31,17 +31,16 @@ class OfaDpp:
 
     def select(self, pool: CandidatePool, budget: int, rng: np.random.Generator) -> Selection:
         """Needs "ofa_confidence" (M,), "clip" (M, D) and the clusters."""
-        draw, text = rng.spawn(2)
 
         def choose(num_images: int) -> NDArray[np.int64]:
             features = pool.features("clip")
             chosen = [
-                self._draw(features, rows[: self.num_candidates_each * quota], quota, draw)
+                self._draw(features, rows[: self.num_candidates_each * quota], quota, rng)
                 for rows, quota in least_confident(pool, num_images)
             ]
             return np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
 
-        return select_images(pool, budget, text, choose)
+        return select_images(pool, budget, rng, choose)
 
     def _draw(
         self, features: NDArray[np.floating], candidates: NDArray[np.int64], quota: int, rng: np.random.Generator

@@ -36,18 +36,16 @@ def select_images(
 
     Text-only rows get floor(budget * share) of the places, as in a woven ranking; they come last.
     """
-    text_rows = np.flatnonzero(~pool.has_image)
-    num_text = 0 if pool.text_only == "exclude" else budget * text_rows.size // max(pool.uids.size, 1)
-    drawn = _drawn_text(pool, rng)[:num_text]
+    drawn = _drawn_text(pool, rng)  # always, so that the policy changes no other draw
+    num_text = 0 if pool.text_only == "exclude" else budget * drawn.size // max(pool.uids.size, 1)
     images = np.flatnonzero(pool.has_image)[choose(budget - num_text)]
-    rows = np.concatenate([images, drawn]).astype(np.int64)
+    rows = np.concatenate([images, drawn[:num_text]]).astype(np.int64)
     return Selection(rows, _clusters_of(pool, rows))
 
 
 def _drawn_text(pool: CandidatePool, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Text-only rows in drawn order, from a generator of their own: the policy changes nothing for the others."""
-    (own,) = rng.spawn(1)
-    return own.permutation(np.flatnonzero(~pool.has_image)).astype(np.int64)
+    """Text-only rows in drawn order."""
+    return rng.permutation(np.flatnonzero(~pool.has_image)).astype(np.int64)
 
 
 def _clusters_of(pool: CandidatePool, rows: NDArray[np.integer]) -> NDArray[np.int32]:
