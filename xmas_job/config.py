@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from xmas_job.catalog.methods import METHODS
-from xmas_job.catalog.signals import SIGNALS
+from xmas_job.catalog.methods import find_method
+from xmas_job.catalog.signals import EXTRACTED, SIGNALS
 from xmas_job.core.budget import parse_budget
 from xmas_job.errors import UsageError
 
@@ -137,8 +137,8 @@ class ExtractConfig(Section):
     @field_validator("signals")
     @classmethod
     def _known_signals(cls, signals: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [name for name in signals if name not in SIGNALS]:
-            raise ValueError(f"unknown signal {unknown[0]!r}; known: {', '.join(sorted(SIGNALS))}")
+        if unknown := [name for name in signals if name not in EXTRACTED]:
+            raise ValueError(f"unknown signal {unknown[0]!r}; known: {', '.join(sorted(EXTRACTED))}")
         return tuple(sorted(set(signals)))
 
 
@@ -157,17 +157,23 @@ class ClusterConfig(Section):
 class SelectConfig(Section):
     """One ranking of the pool."""
 
-    method: str = "xmas"
+    method: str = Field("xmas", description='A name that `xmas-job methods` lists, or "module:class" of your own.')
     params: Mapping[str, bool | int | float | str] = Field(default_factory=dict)
     text_only: TextOnlyPolicy = "proportional"
     seed: int = 0
+    budget: str | None = Field(
+        None, description="Filled in from publish.budget where the choice depends on it (methods that are not nested)."
+    )
 
     @field_validator("method")
     @classmethod
     def _known_method(cls, method: str) -> str:
-        if method not in METHODS:
-            raise ValueError(f"unknown method {method!r}; known: {', '.join(sorted(METHODS))}")
+        find_method(method)
         return method
+
+    def identity(self) -> dict[str, Any]:
+        """With the method's version: a method from outside changes without a new version of this package."""
+        return {**super().identity(), "method_version": find_method(self.method).version}
 
 
 class PublishConfig(Section):
@@ -234,6 +240,22 @@ class RunConfig(Section):
     publish: PublishConfig = PublishConfig()
     comparison: ComparisonConfig | None = Field(None, description="Absent: select and publish only.")
     channel: str = Field("latest", pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Moves to the published selection.")
+
+    @field_validator("select")
+    @classmethod
+    def _signals_can_exist(cls, select: SelectConfig) -> SelectConfig:
+        for signal in find_method(select.method).signal_names:
+            if signal not in SIGNALS:
+                raise UsageError(
+                    f"method {select.method!r} needs the signal {signal!r}, which does not exist.",
+                    f"Signals are: {', '.join(sorted(SIGNALS))}.",
+                )
+            if SIGNALS[signal].stage is None:
+                raise UsageError(
+                    f"method {select.method!r} needs the signal {signal!r}, which no stage hands to methods.",
+                    SIGNALS[signal].remedy,
+                )
+        return select
 
     @field_validator("image_roots")
     @classmethod

@@ -21,7 +21,10 @@ RecipeOption = Annotated[
     str, typer.Option("--recipe", help="A shipped recipe (demo, ...), or the path or URI of a YAML file.")
 ]
 BudgetOption = Annotated[str | None, typer.Option("--budget", help="15%, 0.15 or 300. Default: the recipe's.")]
-MethodOption = Annotated[str | None, typer.Option("--method", help="xmas, random or full. Default: the recipe's.")]
+MethodOption = Annotated[
+    str | None,
+    typer.Option("--method", help="A name that `xmas-job methods` lists, or module:class. Default: the recipe's."),
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value, any setting of the recipe; repeatable.")
 ]

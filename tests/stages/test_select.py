@@ -11,7 +11,7 @@ from xmas_job.errors import UsageError
 from xmas_job.stages import select
 from xmas_job.storage.output import Output
 from xmas_job.storage.record import Artifact
-from xmas_job.storage.schemas import ABSENT, ASSIGNMENTS, POOL, trajectory_schema
+from xmas_job.storage.schemas import ABSENT, ASSIGNMENTS, POOL, centroid_schema, trajectory_schema
 
 # Cluster 3: a (instability 2), b (0.5), f (1); cluster 0: d (0.25); m has no score; t and u are text-only.
 TRAJECTORIES = {"a": [1.0, 3.0], "b": [1.0, 1.5], "d": [2.0, 1.75], "f": [4.0, 5.0]}
@@ -35,6 +35,8 @@ def clustered(bench: Workbench) -> Artifact:
         schema = trajectory_schema(2)
         output.table("trajectories.parquet", pa.Table.from_pylist(trajectories, schema), schema)
         output.table("assignments.parquet", pa.Table.from_pylist(assignments, ASSIGNMENTS), ASSIGNMENTS)
+        centroids = [{"cluster": number, "size": 1, "vector": [0.0, 0.0]} for number in range(4)]
+        output.table("centroids.parquet", pa.Table.from_pylist(centroids, centroid_schema(2)), centroid_schema(2))
         output.table("absent.parquet", pa.Table.from_pylist(absent, ABSENT), ABSENT)
 
     return bench.write("cluster", fill)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from xmas_job.core.ranking import rank_within_groups, water_filling_order, weave_proportionally
 from xmas_job.core.trajectory import InstabilityKind, instability
+from xmas_job.errors import UsageError
 from xmas_job.selection.contract import CandidatePool, Ranking
 
 SMALL_CLUSTER = 2
@@ -37,8 +38,9 @@ class Xmas:
         Needs the clusters (M,) of the rows with an image, and their trajectories of the signal "alignment": (M, T), or
         (M, T, D) where its values are not summed.
         """
-        assert pool.cluster_ids is not None
-        trajectories = pool.signals["alignment"]
+        if pool.cluster_ids is None:
+            raise UsageError("XMAS needs the clusters of its trajectories.", "Run the cluster stage.")
+        trajectories = pool.signal("alignment")
         has_steps = trajectories.shape[1] > 1
         unstable = instability(trajectories.astype(np.float32), self.instability) if has_steps else np.nan
         image_rows = np.flatnonzero(pool.has_image)
