@@ -268,7 +268,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _signal_is_extracted(self) -> RunConfig:
-        needed = METHODS[self.select.method].clustered_signal
+        needed = find_method(self.select.method).clustered_signal
         if needed is not None and needed not in self.extract.signals:
             raise ValueError(f"select.method {self.select.method!r} needs {needed!r} among extract.signals")
         if self.extract.alignment.score == "leading_vector" and self.cluster.score != "values":

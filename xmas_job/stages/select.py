@@ -76,7 +76,6 @@ def build_method(section: SelectConfig) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"select.params.{first['loc'][0]}: {first['msg']}.", "Correct it and run again.") from None
-    return method
 
 
 def _table(pool: CandidatePool, ranking: Ranking) -> pa.Table:
