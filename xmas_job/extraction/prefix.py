@@ -53,6 +53,8 @@ def can_share(lvlm: LVLM, encoded: Encoded) -> bool:
     if kinds != {"full_attention"} or (has_window and not getattr(config, "layer_types", None)):
         return False
     arguments = _decoder_arguments(lvlm, encoded)
+    if "inputs_embeds" not in arguments:
+        return False
     positions = arguments.pop("position_ids", None)
     if positions is not None and not _counts_from_zero(positions):
         return False
@@ -147,7 +149,7 @@ def _decoder_arguments(lvlm: LVLM, encoded: Encoded) -> dict[str, Any]:
         return seen
     finally:
         hook.remove()
-    return {"attention_mask": "the decoder was not called as a module"}
+    return {}  # a decoder that is not called as a module
 
 
 def _counts_from_zero(positions: object) -> bool:

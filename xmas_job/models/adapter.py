@@ -36,6 +36,7 @@ class LVLM:
         model: the transformers model, in evaluation mode after `load`.
         processor: its processor (tokenizer, image processor, chat template).
         image_token_id: the id of an expanded image placeholder.
+        encoder: encodes conversations for it; can be sent to another process, which the model should not be.
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
