@@ -14,7 +14,7 @@ import pytest
 from tests.processes import Child, wait_until
 from tests.s3_servers import S3Server
 from tests.toy_line import Control, run_stage, toy_runner
-from xmas_job import runner as runner_module
+from xmas_job.storage import journal, lease
 from xmas_job.storage.roots import open_store
 from xmas_job.storage.store import Store
 
@@ -81,7 +81,8 @@ def _with_a_wrong_clock(hours: int, *arguments: Any) -> tuple[str, str]:
 
     real = time.time
     time.time = lambda: real() + hours * 3600
-    runner_module.datetime = Wrong  # type: ignore[attr-defined]
+    for module in (journal, lease):
+        module.datetime = Wrong  # type: ignore[attr-defined]
     return run_stage(*arguments)
 
 
@@ -97,9 +98,9 @@ def test_clock_that_is_hours_off_neither_steals_a_lease_nor_waits_longer(
     wait_until(lambda: control.count("half-way numbers"), "the owner to be half-way")
     other = start(_with_a_wrong_clock, hours, tmp_path, "numbers:a", settings)
     store = open_store(settings["store_root"])
-    (lease,) = [entry.key for entry in store.list("artifacts") if "/lease/" in entry.key]
-    wait_until(lambda: json.loads(store.read(lease))["beat"] >= 8, "the heart to outlast its time to live")
-    assert [entry.key for entry in store.list("artifacts") if "/lease/" in entry.key] == [lease]
+    (held,) = [entry.key for entry in store.list("artifacts") if "/lease/" in entry.key]
+    wait_until(lambda: json.loads(store.read(held))["beat"] >= 8, "the heart to outlast its time to live")
+    assert [entry.key for entry in store.list("artifacts") if "/lease/" in entry.key] == [held]
     owner.stop()
     control.lift("hold numbers")
     assert other.result() == ("built", digest)

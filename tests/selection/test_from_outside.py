@@ -11,9 +11,10 @@ import pytest
 from tests.selection.pools import budgets_of, pool_for, rows_of_method
 from tests.stages.workbench import Workbench, rows_of
 from xmas_job.catalog.methods import find_method
-from xmas_job.config import RunConfig, SelectConfig, load_config, validate_config
+from xmas_job.config import RunConfig, SelectConfig, validate_config
 from xmas_job.errors import UsageError
 from xmas_job.pipeline import plan
+from xmas_job.recipe_files import load_config
 from xmas_job.stages import select
 from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import POOL

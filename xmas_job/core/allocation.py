@@ -69,11 +69,14 @@ def softmax_quotas(
     held = np.flatnonzero(sizes_K > 0)
     order = held[np.argsort(-scores_K[held], kind="stable")]
     logits = scores_K[order] / temperature
-    # P of the first of the clusters left: exp(own - logsumexp(left)); never 0 / 0, however far apart the scores are.
-    log_left = np.logaddexp.accumulate(logits[::-1])[::-1]
+    # P of the first of the clusters left is 1 / sum of exp(other - own): never 0 / 0, however far apart the scores are,
+    # and exactly 1 / n among n equal ones, so that halves are halves.
+    inverse_P = [1.0] if order.size else []
+    for step in np.exp(np.diff(logits))[::-1].tolist():
+        inverse_P.append(1.0 + step * inverse_P[-1])
     remaining = budget
-    for number, probability in zip(order, np.exp(logits - log_left), strict=True):
-        quotas[number] = min(round(remaining * float(probability)), int(sizes_K[number]))
+    for number, inverse in zip(order, reversed(inverse_P), strict=True):
+        quotas[number] = min(round(remaining / inverse), int(sizes_K[number]))
         remaining -= int(quotas[number])
     for number in order:
         extra = min(remaining, int(sizes_K[number] - quotas[number]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,8 @@ from xmas_job.storage.store import Entry, key_parts
 
 UNFINISHED = ".unfinished"
 """Folder of files being written, on the store's own file system; no reader ever sees them."""
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+"""Deleted since it was listed, or a link that leads nowhere."""
 
 
 class LocalStore:
@@ -97,9 +101,12 @@ class LocalStore:
         for key, path in sorted(found.items()):
             try:
                 status = path.stat()
-            except FileNotFoundError:
-                continue  # deleted since
-            yield Entry(key, status.st_size, f"{status.st_mtime_ns:x}")
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield Entry(key, status.st_size, f"{status.st_mtime_ns:x}")
 
     def folders(self, prefix: str) -> Iterator[str]:
         """Names of the folders right under the folder `prefix`, in order."""
