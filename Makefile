@@ -13,11 +13,11 @@ export OMP_NUM_THREADS ?= 1
 # Without byte code every process that imports torch would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup airflow test soak check demo run stop locks clean
+.PHONY: help setup airflow test test-line soak check demo run stop locks clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.installed ## Make .venv with the locked packages and this package.
 
@@ -34,8 +34,11 @@ $(VENV)/.airflow: $(VENV)/.installed $(AIRFLOW_LOCK)
 	$(BIN)/python -m pip check --quiet
 	touch $@
 
-test: setup ## Run all tests that need no engine, server or GPU.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not service"
+test: setup ## Run the tests that need no engine, server or GPU, but for those of test-line.
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not service and not end_to_end"
+
+test-line: setup ## Kill a whole line at every point, spoil every call of a run on S3; minutes more.
+	$(BIN)/python -m pytest -n 3 --dist loadgroup -m end_to_end
 
 soak: setup ## KILLS=50 times kill -9 at random moments of small runs: the same bytes, nothing left. Outside CI.
 	$(BIN)/python -m tests.soak --kills $(KILLS)

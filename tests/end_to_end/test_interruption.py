@@ -13,6 +13,8 @@ import pytest
 from tests.end_to_end.line import World
 from tests.processes import wait_until
 
+pytestmark = pytest.mark.end_to_end
+
 ORDER = (
     "ingest",
     "pool",

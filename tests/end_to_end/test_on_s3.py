@@ -17,6 +17,8 @@ from tests.s3_servers import S3Server
 from xmas_job.storage.roots import open_store
 from xmas_job.storage.store import Store
 
+pytestmark = pytest.mark.end_to_end
+
 
 @dataclass(frozen=True)
 class Bucket:
