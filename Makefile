@@ -7,12 +7,13 @@ LOCK := docker/locks/dev.txt
 AIRFLOW_LOCK := docker/locks/airflow.txt
 BUDGET ?= 15%
 CONF ?= {}
+KILLS ?= 50
 # Processes share the cores; one thread each keeps them from fighting.
 export OMP_NUM_THREADS ?= 1
 # Without byte code every process that imports torch would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup airflow test check demo run stop locks clean
+.PHONY: help setup airflow test soak check demo run stop locks clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets.
@@ -35,6 +36,9 @@ $(VENV)/.airflow: $(VENV)/.installed $(AIRFLOW_LOCK)
 
 test: setup ## Run all tests that need no engine, server or GPU.
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not service"
+
+soak: setup ## KILLS=50 times kill -9 at random moments of small runs: the same bytes, nothing left. Outside CI.
+	$(BIN)/python -m tests.soak --kills $(KILLS)
 
 check: airflow ## Lint, types and the layers of the architecture.
 	$(BIN)/ruff check .
@@ -61,7 +65,7 @@ COMPILE := -m uv pip compile pyproject.toml --quiet --python-version 3.11 --no-h
 locks: setup ## Pin every package again (needs uv).
 	mkdir -p .out
 	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/python $(COMPILE) --extra train --extra cpu --extra dev --extra airflow \
-		-o .out/all.txt --upgrade
+		--upgrade -o .out/all.txt
 	sed -i 's/+cpu$$//' .out/all.txt
 	for lock in "dev train cpu dev" "job train cpu" "airflow airflow"; do \
 		set -- $$lock; name=$$1; shift; rm -f docker/locks/$$name.txt; \

@@ -22,7 +22,7 @@ from xmas_job.environment import KubernetesSettings, load_settings
 from xmas_job.errors import TryAgainError, UsageError, XmasError
 from xmas_job.pipeline import StageSpec
 
-SECRET = re.compile(r".*(KEY|SECRET|TOKEN|PASSWORD|CREDENTIALS).*")
+SECRET = re.compile(r"AWS_.*(KEY|SECRET|TOKEN|PASSWORD).*")
 """Names of variables that are not written into a pod, where all who may look at pods would read them."""
 STARTUP_SECONDS = 1800
 """For a node with GPUs to be added to the cluster, and the image to be pulled."""

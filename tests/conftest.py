@@ -8,6 +8,8 @@ import pytest
 
 from tests import disks
 from tests.processes import Child
+from tests.s3_servers import S3Server, moto_server
+from tests.service.radosgw import radosgw_server
 
 
 @pytest.fixture
@@ -29,3 +31,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system with room for one megabyte."""
     with disks.small_disk(tmp_path / "disk", "1m") as folder:
         yield folder
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    """Moto's S3 server, one for all tests of this process; every test makes its own buckets."""
+    with moto_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def radosgw() -> Iterator[S3Server]:
+    """Ceph's S3 server, which checks signatures; for service tests."""
+    with radosgw_server() as server:
+        yield server

@@ -14,7 +14,7 @@ from typing import Any
 DEADLINE_SECONDS = 60.0
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pytest", "tests.toy_line"])
+CONTEXT.set_forkserver_preload(["pytest", "tests.toy_line", "xmas_job.storage.s3"])
 
 
 class Child:
@@ -22,7 +22,7 @@ class Child:
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self._receiver, sender = CONTEXT.Pipe(duplex=False)
-        self._process = CONTEXT.Process(target=_call, args=(sender, function, arguments), daemon=True)
+        self._process = CONTEXT.Process(target=_call, args=(sender, dict(os.environ), function, arguments), daemon=True)
         self._process.start()
         sender.close()
 
@@ -63,7 +63,11 @@ def wait_until(condition: Callable[[], object], what: str, deadline_seconds: flo
         time.sleep(0.005)
 
 
-def _call(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _call(
+    sender: Connection, variables: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    os.environ.clear()  # the fork server has those of the moment it was started
+    os.environ.update(variables)
     try:
         sender.send(function(*arguments))
     except Exception as error:  # noqa: BLE001 (the test gets it)

@@ -15,7 +15,8 @@ import pytest
 from tests.processes import Child, wait_until
 from tests.toy_line import NODES, Control, run_stage, toy_runner
 from xmas_job.errors import BadDataError, MissingInputError, TryAgainError
-from xmas_job.runner import Runner, outcome_key
+from xmas_job.runner import Runner
+from xmas_job.storage.journal import outcome_key
 from xmas_job.storage.record import Artifact
 
 Start = Callable[..., Child]

@@ -21,8 +21,9 @@ from xmas_job.errors import BadDataError
 from xmas_job.pipeline import Inputs, Node, StageSpec
 from xmas_job.runner import Run, Runner
 from xmas_job.stage_io import Metrics, Source, StageIO
-from xmas_job.storage.local import LocalStore
 from xmas_job.storage.record import Artifact
+from xmas_job.storage.roots import open_store
+from xmas_job.storage.store import Store
 
 LANDING = "landing:toy"
 
@@ -132,19 +133,20 @@ class ToyRun(Run):
 NODES = ("numbers:a", "squares", "total")
 
 
-def toy_runner(folder: Path, settings: Mapping[str, Any] | None = None, **section: int) -> Runner:
+def toy_runner(
+    folder: Path, settings: Mapping[str, Any] | None = None, *, store: Store | None = None, **section: int
+) -> Runner:
     """A runner with its store, scratch and control under `folder`; `settings` go to the environment."""
     control = Control(folder / "control").folder
-    environment = Environment(
-        store_root=str(folder / "store"), scratch=folder / "scratch", **{"lease_ttl_seconds": 60.0, **(settings or {})}
-    )
+    own = {"store_root": str(folder / "store"), "scratch": folder / "scratch", "lease_ttl_seconds": 60.0}
+    environment = Environment(**{**own, **(settings or {})})
     run = ToyRun(
         run_id="toy",
         config=load_config("demo"),
         sources={LANDING: Source(str(control), "landed")},
         section=ToySection(control=str(control), **section),
     )
-    return Runner(LocalStore(folder / "store"), environment, run)
+    return Runner(store or open_store(environment.store_root), environment, run)
 
 
 def run_stage(folder: Path, node_id: str, settings: Mapping[str, Any] | None = None) -> tuple[str, str]:

@@ -1,26 +1,30 @@
-"""The command line: parses, calls, prints. The only place that prints; every command's work is reached by name."""
+"""The command line: parses, calls, prints; every command's work is reached by name. Here: the line and its runs."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from xmas_job import __version__
-from xmas_job.config import RunConfig, load_config
+from xmas_job import __version__, store_commands
+from xmas_job.console import (
+    BudgetOption,
+    JsonOption,
+    MethodOption,
+    RecipeOption,
+    SetOption,
+    print_json,
+    print_table,
+    read_config,
+    read_environment,
+)
 from xmas_job.entrypoints import load_entrypoint
-from xmas_job.environment import Environment, load_environment
 from xmas_job.errors import TryAgainError, UsageError, XmasError
-from xmas_job.logs import configure_logs
 from xmas_job.progress import StageBoard
 
 app = typer.Typer(
@@ -34,13 +38,7 @@ demo = typer.Typer(
 )
 app.add_typer(demo, name="demo")
 
-RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe (demo, ...) or the path of a YAML file.")]
-BudgetOption = Annotated[str | None, typer.Option("--budget", help="15%, 0.15 or 300. Default: the recipe's.")]
-MethodOption = Annotated[str | None, typer.Option("--method", help="xmas, random or full. Default: the recipe's.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="section.key=value, any setting of the recipe; repeatable.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+store_commands.add_to(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -66,15 +64,15 @@ def run(
 
     Everything that is there already is reused; after an interruption, give the same command again.
     """
-    config = _config(recipe, budget, method, settings)
+    config = read_config(recipe, budget, method, settings)
     work = load_entrypoint("xmas_job.commands.run:run_line")
-    environment = _environment()
+    environment = read_environment()
     if sys.stderr.isatty() and environment.log_format != "json":
         with StageBoard() as board:
             result = work(environment, config, run_id, board.show)
     else:
         result = work(environment, config, run_id, None)
-    _print_json(result) if as_json else _print_run(result)
+    print_json(result) if as_json else _print_run(result)
 
 
 @app.command()
@@ -86,13 +84,13 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a run would reuse (HIT), finish (PARTIAL) and build (MISS; UNKNOWN until its inputs are built)."""
-    config = _config(recipe, budget, method, settings)
-    result = load_entrypoint("xmas_job.commands.plan:plan_run")(_environment(), config)
+    config = read_config(recipe, budget, method, settings)
+    result = load_entrypoint("xmas_job.commands.plan:plan_run")(read_environment(), config)
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     rows = [(stage["stage"], stage["state"], _progress(stage), stage["artifact"] or "") for stage in result["stages"]]
-    _print_table(("stage", "state", "", "artifact"), rows)
+    print_table(("stage", "state", "", "artifact"), rows)
 
 
 @app.command()
@@ -105,8 +103,8 @@ def resolve(
 ) -> None:
     """Start a run for a launcher: fix versions and models by content, write run.json, print the stages as JSON."""
     with _for_a_launcher():
-        config = _config(recipe, budget, method, settings)
-        _print_json(load_entrypoint("xmas_job.commands.resolve:start")(_environment(), config, run_id))
+        config = read_config(recipe, budget, method, settings)
+        print_json(load_entrypoint("xmas_job.commands.resolve:start")(read_environment(), config, run_id))
 
 
 @app.command()
@@ -120,7 +118,7 @@ def stage(
 ) -> None:
     """Build or find one stage of a started run. Prints one JSON line; exit codes tell a launcher what to do."""
     with _for_a_launcher():
-        _print_json(load_entrypoint("xmas_job.commands.stage:run_stage")(_environment(), run_id, name, partition))
+        print_json(load_entrypoint("xmas_job.commands.stage:run_stage")(read_environment(), run_id, name, partition))
 
 
 @app.command()
@@ -130,7 +128,7 @@ def reuse(
 ) -> None:
     """Take into the run what is there already of a stage, and print what is left to build, as JSON; builds nothing."""
     with _for_a_launcher():
-        _print_json(load_entrypoint("xmas_job.commands.reuse:reuse")(_environment(), run_id, name))
+        print_json(load_entrypoint("xmas_job.commands.reuse:reuse")(read_environment(), run_id, name))
 
 
 @app.command()
@@ -139,29 +137,16 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what became of a run: selection, report, and every stage."""
-    result = load_entrypoint("xmas_job.commands.show:show_run")(_environment(), run_id)
-    _print_json(result) if as_json else _print_run(result)
-
-
-@app.command()
-def verify(
-    selection: Annotated[str, typer.Argument(help="Folder or file:// URI of a selection, or its id in the store.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Prove a selection offline: its id follows from its manifest, and every file is what the manifest says."""
-    result = load_entrypoint("xmas_job.commands.verify:verify_selection")(_environment(), selection)
-    if as_json:
-        _print_json(result)
-    else:
-        typer.echo(f"{result['selection']}: {result['num_files']} files and the manifest are what they say.")
+    result = load_entrypoint("xmas_job.commands.show:show_run")(read_environment(), run_id)
+    print_json(result) if as_json else _print_run(result)
 
 
 @demo.command()
 def land(as_json: JsonOption = False) -> None:
     """Write the demo's data and models into the store, as any dataset lands. Does nothing if they are there."""
-    result = load_entrypoint("xmas_job.commands.demo:land")(_environment())
+    result = load_entrypoint("xmas_job.commands.demo:land")(read_environment())
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         typer.echo("landed: " + ", ".join(result["landed"]))
         typer.echo("next: xmas-job run --recipe demo --budget 15%")
@@ -195,7 +180,7 @@ def _for_a_launcher() -> Iterator[None]:
         yield
     except (XmasError, OSError) as error:
         expected = _expected(error)
-        _print_json({"error": expected.message, "remedy": expected.remedy, "exit_code": expected.exit_code})
+        print_json({"error": expected.message, "remedy": expected.remedy, "exit_code": expected.exit_code})
         if has_parent:  # which says it once, to the person
             raise typer.Exit(expected.exit_code) from error
         raise
@@ -219,18 +204,6 @@ def _expected(error: XmasError | OSError) -> XmasError:
     raise error
 
 
-def _config(recipe: str, budget: str | None, method: str | None, settings: list[str] | None) -> RunConfig:
-    named = {"publish.budget": budget, "select.method": method}
-    overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
-    return load_config(recipe, [*(settings or []), *overrides])
-
-
-def _environment() -> Environment:
-    environment = load_environment()
-    configure_logs(environment.log_format)
-    return environment
-
-
 def _progress(stage: dict[str, Any]) -> str:
     if "partitions" in stage:
         return "{} of {} partitions".format(*stage["partitions"])
@@ -238,29 +211,16 @@ def _progress(stage: dict[str, Any]) -> str:
     return f"{seconds:.0f} s when built" if seconds is not None else ""
 
 
-def _print_json(value: dict[str, Any]) -> None:
-    typer.echo(json.dumps(value))
-
-
 def _print_run(result: dict[str, Any]) -> None:
     rows = [
         (stage["stage"], stage["status"], f"{stage['seconds']:.1f} s", stage["digest"][:12])
         for stage in result["stages"]
     ]
-    _print_table(
+    print_table(
         ("stage", "status", "time", "digest"), [*rows, *((name, "missing", "", "") for name in result["missing"])]
     )
     for name in ("run", "status", "selection_id", "num_examples", "manifest", "report", "channel"):
         typer.echo(f"{name:>12}  {result[name] if result[name] is not None else '-'}")
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name in header:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    Console().print(table)
 
 
 def _say_error(message: str, remedy: str) -> None:

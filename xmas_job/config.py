@@ -233,17 +233,18 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(recipe: str, overrides: Sequence[str] = (), text: bytes | None = None) -> RunConfig:
     """A recipe (a shipped name, or the path of a YAML file) with dotted overrides.
 
     Args:
         recipe: e.g. "demo" or "runs/weekly.yaml".
         overrides: e.g. ["publish.budget=10%", "cluster.num_clusters=50"]; values are YAML.
+        text: content of a recipe that was read from a store already; `recipe` then only names it.
 
     Raises:
         UsageError: for an unknown recipe, a bad override, an unknown key or a wrong value.
     """
-    data = _read_recipe(recipe)
+    data = _parse_recipe(recipe, _recipe_text(recipe) if text is None else text)
     for override in overrides:
         _apply_override(data, override)
     return validate_config(data, where=f"recipe {recipe}")
@@ -268,15 +269,17 @@ def validate_config(data: Mapping[str, Any], *, where: str) -> RunConfig:
         ) from None
 
 
-def _read_recipe(recipe: str) -> dict[str, Any]:
+def _recipe_text(recipe: str) -> bytes:
     if recipe in recipe_names():
-        text = (resources.files("xmas_job") / "recipes" / f"{recipe}.yaml").read_bytes()
-    elif Path(recipe).is_file():
-        text = Path(recipe).read_bytes()
-    else:
-        raise UsageError(
-            f"there is no recipe {recipe!r}.", f"Known: {', '.join(recipe_names())}; or give the path of a YAML file."
-        )
+        return (resources.files("xmas_job") / "recipes" / f"{recipe}.yaml").read_bytes()
+    if Path(recipe).is_file():
+        return Path(recipe).read_bytes()
+    raise UsageError(
+        f"there is no recipe {recipe!r}.", f"Known: {', '.join(recipe_names())}; or give the path of a YAML file."
+    )
+
+
+def _parse_recipe(recipe: str, text: bytes) -> dict[str, Any]:
     data = _parse_yaml(text, f"recipe {recipe}")
     if not isinstance(data, dict):
         raise UsageError(f"recipe {recipe} is no mapping of sections.", "Start from a shipped recipe.")

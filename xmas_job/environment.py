@@ -23,12 +23,30 @@ class Environment(BaseSettings):
 
     store_root: str = Field(
         default_factory=lambda: str(Path.cwd() / ".xmas" / "store"),
-        description="Root of the store: a folder or file:// URI. Default: .xmas/store under the current folder.",
+        description="Root of the store: a folder, file:// or s3://bucket/prefix. Default: .xmas/store under the "
+        "current folder.",
     )
     scratch: Path = Field(
         default_factory=lambda: Path.cwd() / ".xmas" / "scratch",
-        description="Local folder for files on their way to the store; emptied when a stage ends.",
+        description="Local folder for files on their way to the store, emptied when a stage ends, and for the cache.",
     )
+    cache_bytes: int = Field(
+        20 * 10**9, gt=0, description="Limit of the local copies of images and models of an S3 store, in scratch."
+    )
+    s3_endpoint: str = Field("", description="URL of an S3 server that is not AWS.")
+    s3_region: str = Field("", description="Region of the bucket. Default: AWS_REGION or the profile's.")
+    s3_addressing: Literal["auto", "path", "virtual"] = Field(
+        "auto", description="Where the bucket's name goes. auto: into the path if there is an endpoint."
+    )
+    s3_checksums: Literal["when_supported", "when_required"] = Field(
+        "when_supported", description="when_required for older servers that do not know CRC checksums."
+    )
+    s3_sse: Literal["none", "AES256", "aws:kms"] = Field(
+        "none", description="Encryption at rest asked for with every write. none: as the bucket does by default."
+    )
+    s3_kms_key: str = Field("", description="Id of a KMS key for every write; means aws:kms.")
+    s3_attempts: int = Field(8, ge=1, description="Tries of a call before a busy or silent store stops the stage.")
+    s3_timeout_seconds: float = Field(60.0, gt=0, description="How long a call may stay without a byte.")
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Stages and partitions that run at once."
     )

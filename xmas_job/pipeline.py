@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from xmas_job.catalog.methods import METHODS
 from xmas_job.config import Hardware, IngestSection, ReportConfig, RunConfig, Section, SelectConfig
+from xmas_job.fingerprint import stage_fingerprint
 
 SUBSET = "subset"
 """The arm of the method that was asked for."""
@@ -63,6 +65,15 @@ class Node:
         """E.g. "pool" or "extract:demo@v1"."""
         return node_id(self.spec.name, self.key)
 
+    def identity(self, digest: Callable[[str], str]) -> dict[str, Any]:
+        """What determines the bytes, beside the stage's name; `digest` is called with input ids."""
+        inputs = {name: [digest(item) for item in items] for name, items in sorted(self.inputs.items())}
+        return {"version": self.spec.version, "section": self.section.identity(), "inputs": inputs}
+
+    def address(self, digest: Callable[[str], str]) -> str:
+        """Folder of the artifact in a store."""
+        return f"artifacts/{self.spec.name}/{stage_fingerprint(self.spec.name, **self.identity(digest))}"
+
     @property
     def uses_gpu(self) -> bool:
         """Whether the section asks for a GPU."""
@@ -101,9 +112,6 @@ def sources(config: RunConfig) -> dict[str, str]:
 def is_source(identifier: str) -> bool:
     """Whether an input id names a source (landed data, a model) and not a node."""
     return identifier.startswith(("landing:", "model:"))
-
-
-# --- keys ---------------------------------------------------------------------------------------------------------
 
 
 def _one(_: RunConfig) -> tuple[str, ...]:
@@ -150,9 +158,6 @@ def split_training_key(key: str) -> tuple[str, int]:
     return arm, int(seed)
 
 
-# --- sections -----------------------------------------------------------------------------------------------------
-
-
 def image_root(config: RunConfig, dataset: str) -> str:
     """Key of the folder that the image paths of a dataset version start from."""
     name, _, version = dataset.partition("@")
@@ -187,9 +192,6 @@ def _target_section(config: RunConfig, key: str) -> Section:
 def _evaluate_section(config: RunConfig, _: str) -> Section:
     assert config.comparison is not None
     return config.comparison.evaluate
-
-
-# --- inputs -------------------------------------------------------------------------------------------------------
 
 
 def _nodes(stage: str, keys: tuple[str, ...]) -> tuple[str, ...]:
@@ -248,7 +250,7 @@ def _report_inputs(config: RunConfig, _: str) -> Inputs:
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="ingest",
-        version=1,
+        version=2,
         entrypoint="xmas_job.stages.ingest:run",
         keys=_landed,
         section=_ingest_section,

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Literal
 
@@ -20,11 +19,12 @@ from xmas_job.config import RunConfig, Section
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment
 from xmas_job.errors import MissingInputError, XmasError
-from xmas_job.fingerprint import Json, canonical_json, stage_fingerprint
+from xmas_job.fingerprint import Json, canonical_json
 from xmas_job.logs import get_logger
 from xmas_job.pipeline import Node, is_source, plan
 from xmas_job.progress import ProgressEvents
 from xmas_job.stage_io import Metrics, Source, StageIO
+from xmas_job.storage.journal import noted_failures, outcome_key, utc_now
 from xmas_job.storage.lease import Lease, acquire, try_acquire
 from xmas_job.storage.output import Output
 from xmas_job.storage.record import Artifact, Record, StoredFile, content_digest, parse_record
@@ -78,9 +78,7 @@ class Runner:
         Raises:
             MissingInputError: if an input is not built yet, so that the address is unknown.
         """
-        inputs = {name: [self._digest(item) for item in items] for name, items in sorted(node.inputs.items())}
-        print_ = stage_fingerprint(node.spec.name, node.spec.version, node.section.identity(), inputs)
-        return f"artifacts/{node.spec.name}/{print_}"
+        return node.address(self.digest)
 
     def find(self, node_id: str) -> Artifact | None:
         """The node's artifact if it is there, with all its files; else None, also when an input is missing."""
@@ -107,7 +105,12 @@ class Runner:
         logger.warning("artifact has lost files, it is built anew", record=record_key)
         return None
 
-    def _digest(self, identifier: str) -> str:
+    def digest(self, identifier: str) -> str:
+        """Content digest of a node's artifact, or of a source.
+
+        Raises:
+            MissingInputError: if the node's artifact is not there.
+        """
         if is_source(identifier):
             return self.run.sources[identifier].digest
         return self._input(identifier).record.digest
@@ -136,10 +139,11 @@ class Runner:
         node = self.run.nodes[node_id]
         address = self.address(node)
         with structlog.contextvars.bound_contextvars(run=self.run.run_id, stage=node_id):
-            if node.spec.partitioned_by and partition is None:
-                artifact, status = self._run_partitions(node, address)
-            else:
-                artifact, status = self._run_unit(_Unit(node, address, partition))
+            with noted_failures(self.store, self.run.run_id, node_id, partition):
+                if node.spec.partitioned_by and partition is None:
+                    artifact, status = self._run_partitions(node, address)
+                else:
+                    artifact, status = self._run_unit(_Unit(node, address, partition))
             result = StageResult(node_id, status, time.monotonic() - started, artifact)
             if partition is None:
                 self._note(result)
@@ -172,12 +176,16 @@ class Runner:
         return math.ceil(num_examples / size)
 
     def missing_partitions(self, node: Node) -> tuple[int, ...]:
-        """Partitions of the node that are not there yet."""
+        """Partitions of the node that are not there yet, or have lost files. One listing, and one read a partition."""
         address = self.address(node)
-        units = [_Unit(node, address, partition) for partition in range(self.num_partitions(node))]
-        return tuple(
-            unit.partition for unit in units if unit.partition is not None and not self.store.exists(unit.record_key)
-        )
+        sizes = {entry.key: entry.size for entry in self.store.list(address)}
+
+        def is_there(partition: int) -> bool:
+            key = _Unit(node, address, partition).record_key
+            files = parse_record(self.store.read(key)).files if key in sizes else None
+            return files is not None and all(sizes.get(f"{address}/{file.location}") == file.bytes for file in files)
+
+        return tuple(partition for partition in range(self.num_partitions(node)) if not is_there(partition))
 
     def _run_partitions(self, node: Node, address: str) -> tuple[Artifact, Status]:
         whole = _Unit(node, address, None)
@@ -210,7 +218,7 @@ class Runner:
     def _run_unit_if_free(self, unit: _Unit) -> Artifact | None:
         if artifact := self._committed(unit.node, unit.address, unit.record_key):
             return artifact
-        lease = try_acquire(self.store, unit.prefix, self.environment.lease_ttl_seconds)
+        lease = try_acquire(self.store, unit.prefix, self.environment.lease_ttl_seconds, self._work(unit))
         return self._build(unit, lease)[0] if lease else None
 
     def _run_unit(self, unit: _Unit) -> tuple[Artifact, Status]:
@@ -223,12 +231,18 @@ class Runner:
             ttl_seconds=self.environment.lease_ttl_seconds,
             timeout_seconds=self.environment.stage_timeout_seconds,
             is_done=lambda: committed() is not None,
+            work=self._work(unit),
         )
         if lease is not None:
             return self._build(unit, lease)
         artifact = committed()
         assert artifact is not None
         return artifact, "hit"
+
+    def _work(self, unit: _Unit) -> dict[str, str]:
+        """What a lease is for: who looks on learns it from the lease, and what is at work is not cleared away."""
+        context = {name: str(value) for name, value in unit.context.items()}
+        return {"run": self.run.run_id, "stage": unit.node.id, **context}
 
     def _build(self, unit: _Unit, lease: Lease) -> tuple[Artifact, Status]:
         with (
@@ -241,13 +255,19 @@ class Runner:
             logger.info("stage started")
             started = time.monotonic()
             output = Output(self.store, unit.address, f"{unit.attempts}/{lease.number}", scratch)
-            metrics = self._call(unit, output)
+            metrics = self._call(unit, output, lease)
             record = self._record(unit.node, unit.address, output.files, metrics)
             cost: dict[str, Json] = {"seconds": round(time.monotonic() - started, 3), "attempt": lease.number}
             return self._commit(unit, replace(record, provenance={**record.provenance, **cost}))
 
-    def _call(self, unit: _Unit, output: Output) -> Metrics:
+    def _call(self, unit: _Unit, output: Output, lease: Lease) -> Metrics:
         node = unit.node
+        events = ProgressEvents(self.environment.progress_seconds)
+
+        def progress(done: int, total: int) -> None:
+            lease.show_progress(done, total)
+            events(done, total)
+
         function: Callable[[Section, StageIO], Metrics] = load_entrypoint(node.spec.entrypoint)
         artifacts: dict[str, tuple[Artifact, ...]] = {}
         found: dict[str, tuple[Source, ...]] = {}
@@ -260,7 +280,7 @@ class Runner:
             store=self.store,
             output=output,
             environment=self.environment,
-            progress=ProgressEvents(self.environment.progress_seconds),
+            progress=progress,
             partition=unit.partition,
             artifacts=artifacts,
             sources=found,
@@ -278,7 +298,7 @@ class Runner:
             version=node.spec.version,
             fingerprint=address.rpartition("/")[2],
             section=node.section.identity(),
-            inputs={name: tuple(self._digest(item) for item in items) for name, items in node.inputs.items()},
+            inputs={name: tuple(self.digest(item) for item in items) for name, items in node.inputs.items()},
             files=stored,
             digest=content_digest(stored),
             metrics=metrics,
@@ -318,18 +338,3 @@ class _Unit:
     @property
     def context(self) -> dict[str, int]:
         return {} if self.partition is None else {"partition": self.partition}
-
-
-def outcome_key(run_id: str, node_id: str) -> str:
-    """Store key of what became of a node in a run."""
-    return f"runs/{run_id}/stages/{node_id.replace(':', '.').replace('/', '.')}.json"
-
-
-def recipe_key(run_id: str) -> str:
-    """Store key of the run's whole configuration, as a recipe that can be run again."""
-    return f"runs/{run_id}/recipe.yaml"
-
-
-def utc_now() -> str:
-    """The time as an ISO string in seconds, UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

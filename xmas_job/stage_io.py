@@ -22,7 +22,7 @@ class Source:
     """Something a run reads and did not make: a landed dataset version or a model folder."""
 
     uri: str
-    """Store key of a landed version; path of a model folder."""
+    """Store key of a landed version or of a model folder; absolute path of a model folder outside the store."""
     digest: str
 
 
@@ -55,7 +55,12 @@ class StageIO:
             UsageError: if it is not what it was when the run started.
         """
         source = self.source(name)
-        folder = Path(source.uri)
+        folder = model_folder(self.store, source.uri)
         if digest_of_folder(folder) != source.digest:
-            raise UsageError(f"{folder} has changed since the run started.", "Start a new run.")
+            raise UsageError(f"{source.uri} has changed since the run started.", "Start a new run.")
         return folder
+
+
+def model_folder(store: Store, uri: str) -> Path:
+    """The local folder of a model that is named by an absolute path or by its key in the store."""
+    return Path(uri) if Path(uri).is_absolute() else store.local_folder(uri)

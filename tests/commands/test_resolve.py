@@ -119,7 +119,7 @@ def test_model_is_found_by_path_and_by_key_with_one_digest(world: World, tmp_pat
     make_model(world.folder / "store/models/m")
     by_key = resolve(world, **with_model("models/m")).sources["model:proxy"]
     assert by_path.uri == str(tmp_path / "elsewhere/m")
-    assert by_key.uri == str(world.folder / "store/models/m")
+    assert by_key.uri == "models/m", "not a path of this machine"
     assert by_path.digest == by_key.digest
 
 

@@ -12,7 +12,7 @@ from xmas_job.commands.reuse import reuse
 from xmas_job.commands.stage import run_stage
 from xmas_job.errors import MissingInputError, UsageError
 from xmas_job.pipeline import STAGES
-from xmas_job.runner import outcome_key
+from xmas_job.storage.journal import outcome_key
 
 
 def test_nothing_there_is_all_to_build(world: World) -> None:

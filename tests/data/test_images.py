@@ -238,13 +238,16 @@ class TestPaths:
         (root / "inside.jpg").symlink_to("a.jpg")
         (root / "leak").symlink_to(outside)
         assert resolve_inside(root, "inside.jpg") == (root / "a.jpg").resolve()
-        assert resolve_inside(root, "gone.jpg") == root.resolve() / "gone.jpg"
+        for missing in ("gone.jpg", "."):
+            with pytest.raises(DefectError, match="missing_image"):
+                resolve_inside(root, missing)
         with pytest.raises(DefectError) as caught:
             resolve_inside(root, "leak/secret.jpg")
         assert caught.value.defect.reason == "image_path_outside_root"
 
     def test_root_that_is_itself_a_link_is_fine(self, tmp_path: Path) -> None:
         (tmp_path / "real").mkdir()
+        (tmp_path / "real" / "a.jpg").write_bytes(b"a")
         (tmp_path / "root").symlink_to("real")
         assert resolve_inside(tmp_path / "root", "a.jpg") == (tmp_path / "real" / "a.jpg").resolve()
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from tests.stages.workbench import Workbench, example_row, llava_row, picture
 from xmas_job.config import IngestSection
+from xmas_job.data import stored
 from xmas_job.data.examples import Example, Turn
 from xmas_job.data.stored import image_loader, read_examples, read_rows, to_examples
 from xmas_job.errors import BadDataError
 from xmas_job.stages import ingest
+from xmas_job.storage import tables
 
 RED, BLUE = picture("red"), picture((0, 0, 200), (4, 6))
 
@@ -49,6 +52,33 @@ def test_only_wanted_examples_and_their_images_are_read(bench: Workbench) -> Non
     assert [example.uid for example in examples] == ["b", "d"]
     assert digests == {"landing/d/v1/b.png": "sha-b", "landing/d/v1/d.png": "sha-d"}
     assert read_examples([version], pa.array([], pa.string())) == ([], {})
+
+
+def test_examples_are_the_same_however_many_are_turned_at_once(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = [("system", "Be brief.", 0), ("user", "Two?", 2), ("assistant", "Yes", 0)]
+    long = example_row("b") | {"conversation": talk, "image_uris": ["landing/1.png", "landing/2.png"]}
+    version = bench.examples("d@v1", [example_row("a"), long, example_row("c", "text"), example_row("d")])
+    rows = read_rows([version], ["conversation", "image_uris"]).slice(1)
+    expected = [
+        Example("b", tuple(Turn(*turn) for turn in talk), ("landing/1.png", "landing/2.png")),  # type: ignore[arg-type]
+        Example("c", (Turn("user", "What is c?"), Turn("assistant", "c"))),
+        Example("d", (Turn("user", "What is d?", 1), Turn("assistant", "d")), ("landing/d/v1/d.png",)),
+    ]
+    for at_once in (1, 2, 3, 4096):
+        monkeypatch.setattr(stored, "_EXAMPLES_AT_ONCE", at_once)
+        assert to_examples(rows) == expected
+
+
+def test_wanted_rows_of_all_row_groups_are_read(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_GROUP", 2)
+    version = bench.examples("d@v1", [example_row(uid) for uid in "aabcdefg"])
+    wanted = ["a", "d", "e", "g", "z"]
+    rows = read_rows([version], ["conversation"], pa.array(wanted))
+    everything = read_rows([version], ["conversation"])
+    assert rows["uid"].to_pylist() == ["a", "d", "e", "g"]
+    assert rows.equals(everything.filter(pc.is_in(everything["uid"], pa.array(wanted))))
 
 
 def test_all_images_of_an_example_have_a_digest(bench: Workbench) -> None:

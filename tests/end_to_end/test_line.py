@@ -112,3 +112,10 @@ def test_plan_says_what_would_be_built(landed: World, finished: World) -> None:
     assert set(states["finished"]) == {"HIT"}
     assert set(states["landed"]) == {"MISS", "UNKNOWN"}
     assert not (landed.store / "runs").exists()
+
+
+def test_selection_is_derived_again_from_its_signals(finished: World) -> None:
+    (selection,) = (finished.store / "selections").iterdir()
+    done = finished.call("verify", selection.name, "--recompute", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["recomputed"] == ["pool", "cluster", "select:subset", "publish:subset"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,21 @@ def test_same_landing_gives_the_same_bytes_in_any_chunks(bench: Workbench, monke
     monkeypatch.setattr(ingest, "inspect_many", inspect_and_note)
     assert ingested(bench, landing).record.digest == once.record.digest
     assert sorted(inspected) == ["coco/red.png", "gone.png"]  # each once, not once a chunk
+
+
+def test_progress_moves_while_the_images_of_a_chunk_are_decoded(bench: Workbench) -> None:
+    names = [f"{number:03d}.png" for number in range(100)]
+    rows = [llava_row(name, name) for name in names]
+    files = {"a.json": rows[:50], "b.json": rows[50:]}
+    ingested(bench, bench.land("pets@v1", files, dict.fromkeys(names, RED)))
+    first, total = (sum(len(json.dumps(some)) for some in part) for part in ([rows[:50]], [rows[:50], rows[50:]]))
+    done = [done for done, _ in bench.progress]
+    # Decoded 32 at a time: each file is one chunk, seen half-way and at its end.
+    assert done == sorted(done)
+    assert {whole for _, whole in bench.progress} == {total}
+    assert done[0] == first * 32 // 50
+    assert first + (total - first) * 32 // 50 in done
+    assert done[-1] == total
 
 
 @pytest.mark.parametrize("files", [{}, {"data.csv": b"1,2"}, {"sub/data.json": [llava_row(0, None)]}])

@@ -14,8 +14,9 @@ from xmas_job.config import PoolConfig, PublishConfig, ReportConfig, SelectConfi
 from xmas_job.core.performance import mean_and_standard_error
 from xmas_job.errors import BadDataError
 from xmas_job.fingerprint import canonical_json
-from xmas_job.runner import Run, outcome_key
+from xmas_job.runner import Run
 from xmas_job.stages import pool, publish, report, select
+from xmas_job.storage.journal import outcome_key
 from xmas_job.storage.output import Output
 from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import ABSENT, ASSIGNMENTS, PREDICTIONS, SCORES, trajectory_schema

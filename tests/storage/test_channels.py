@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.processes import Child
+from xmas_job.errors import UsageError
 from xmas_job.storage import channels
 from xmas_job.storage.roots import open_store
 from xmas_job.storage.store import Store
@@ -75,3 +76,38 @@ def test_run_that_is_repeated_late_does_not_take_the_channel_back(store: Store) 
     now = channels.current(store, "latest")
     assert now is not None
     assert (now.selection, now.run) == ("b", "late")
+
+
+def back(store: Store) -> str:
+    return channels.rollback(store, "latest", when="2026-01-02", why="worse").selection
+
+
+def test_rollback_goes_to_the_selection_before_and_repeated_one_more(store: Store) -> None:
+    for name in "abbc":
+        channels.promote(store, "latest", selection=name, when="2026-01-01", why="")
+    assert len(channels.history(store, "latest")) == 3, "b to b is no move"
+    assert [back(store), back(store)] == ["b", "a"]
+    with pytest.raises(UsageError, match="there is nothing before that"):
+        back(store)
+    assert [past.selection for past in channels.history(store, "latest")] == ["a", "b", "c", "b", "a"]
+
+
+def test_rollback_after_a_later_move_goes_back_to_what_counted_then(store: Store) -> None:
+    for name in "ab":
+        channels.promote(store, "latest", selection=name, when="2026-01-01", why="")
+    assert back(store) == "a"
+    channels.promote(store, "latest", selection="c", when="2026-01-03", why="")
+    assert back(store) == "a"
+
+
+def test_channel_that_never_moved_does_not_roll_back(store: Store) -> None:
+    with pytest.raises(UsageError, match="has never moved"):
+        back(store)
+
+
+def test_run_may_move_the_channel_after_a_rollback_but_not_the_one_taken_back(store: Store) -> None:
+    move(store, "a")
+    move(store, "b")
+    assert back(store) == "a"
+    assert move(store, "b") is False
+    assert move(store, "c") is True

@@ -97,6 +97,22 @@ def test_list_is_in_key_order_and_by_folder(store: Store) -> None:
     assert [entry.size for entry in store.list("a/b")] == [2, 2]
 
 
+def test_folders_are_those_right_below_and_no_files(store: Store) -> None:
+    for key in ("a/v10/deep/file", "a/v9/file", "a/v9-1/file", "a/file", "b/c/d"):
+        store.put(key, b"")
+    assert sorted(store.folders("a")) == ["v10", "v9", "v9-1"]
+    assert sorted(store.folders("")) == ["a", "b"]
+    assert list(store.folders("none/there")) == []
+
+
+def test_time_of_writing_grows_by_the_stores_own_clock(store: Store) -> None:
+    store.put("a", b"")
+    before = store.written_at("a")
+    assert before is not None
+    wait_until(lambda: store.put("a", b"") or (store.written_at("a") or 0) > before, "a later time", 5)
+    assert store.written_at("b") is None
+
+
 def test_list_goes_on_when_an_object_vanishes(store: Store) -> None:
     for key in ("a/1", "a/2", "a/3"):
         store.put(key, b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -13,16 +14,20 @@ from typing import Any
 import yaml
 
 from xmas_job import pipeline
+from xmas_job.commands.presence import enter
 from xmas_job.config import RunConfig, validate_config
 from xmas_job.environment import Environment
 from xmas_job.errors import UsageError
 from xmas_job.fingerprint import Json, canonical_json, digest_of_folder
-from xmas_job.runner import Run, recipe_key, utc_now
-from xmas_job.stage_io import Source
+from xmas_job.runner import Run
+from xmas_job.stage_io import Source, model_folder
+from xmas_job.storage.journal import recipe_key, run_key, utc_now
 from xmas_job.storage.landing import SUCCESS, landing_digest, landing_prefix
+from xmas_job.storage.probe import probe
 from xmas_job.storage.roots import open_store
 from xmas_job.storage.store import Store
 
+MODEL_CONFIG = "config.json"
 RUN_ID_PATTERN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}$")
 
 
@@ -49,17 +54,33 @@ def start_run(config: RunConfig, store: Store, run_id: str) -> Run:
     """Resolve the request and write it down; a run that was started goes on with what was resolved then.
 
     Raises:
-        UsageError: as `resolve_run`, or if the run was started with another configuration.
+        UsageError: as `resolve_run`, or if the run was started with another configuration, or if the store does not
+            keep create-only puts.
     """
-    key = _run_key(run_id)
+    key = _checked_key(run_id)
     if not store.exists(key):
+        probe(store)
         store.create(key, canonical_json(_to_json(config, resolve_run(config, store, run_id))) + b"\n")
+    enter(store, run_id)
     if validate_config(json.loads(store.read(key))["request"], where=f"run {run_id}") != config:
         raise UsageError(f"run {run_id} was started with another configuration.", "Choose another run id.")
     started = read_run(store, run_id)
     recipe = yaml.safe_dump(started.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     store.create(recipe_key(run_id), recipe.encode())
     return started
+
+
+def read_recipe(uri: str) -> bytes:
+    """Content of a recipe that lies in a store, such as the one every run leaves behind.
+
+    Raises:
+        UsageError: if there is none at `uri`.
+    """
+    folder, _, name = uri.rpartition("/")
+    try:
+        return open_store(folder).read(name)
+    except (FileNotFoundError, ValueError):
+        raise UsageError(f"there is no recipe at {uri}.", "Give a file, a file:// or an s3:// URI.") from None
 
 
 def start(environment: Environment, config: RunConfig, run_id: str) -> dict[str, Json]:
@@ -75,7 +96,7 @@ def read_run(store: Store, run_id: str) -> Run:
         UsageError: if there is none of that id.
     """
     try:
-        raw: dict[str, Any] = json.loads(store.read(_run_key(run_id)))
+        raw: dict[str, Any] = json.loads(store.read(_checked_key(run_id)))
     except FileNotFoundError:
         raise UsageError(
             f"there is no run {run_id!r} in {store.uri}.", "See `xmas-job show` for the last one."
@@ -90,11 +111,19 @@ def latest_run_id(store: Store) -> str:
     Raises:
         UsageError: if the store has no run.
     """
-    keys = [entry.key for entry in store.list("runs") if entry.key.endswith("/run.json")]
-    if not keys:
+    started = run_ids(store)
+    if not started:
         raise UsageError(f"there is no run in {store.uri}.", "Start one: xmas-job run --recipe demo")
-    started = {json.loads(store.read(key))["created_at"] + key: key for key in keys}
-    return started[max(started)].split("/")[1]
+    return started[0]
+
+
+def run_ids(store: Store) -> list[str]:
+    """Ids of all runs, the one that was started last first."""
+    started = []
+    for run_id in store.folders("runs"):
+        with contextlib.suppress(FileNotFoundError):  # a folder without it is no run
+            started.append((json.loads(store.read(run_key(run_id)))["created_at"], run_id))
+    return [run_id for _, run_id in sorted(started, reverse=True)]
 
 
 def _to_json(request: RunConfig, run: Run) -> Mapping[str, Json]:
@@ -107,10 +136,10 @@ def _to_json(request: RunConfig, run: Run) -> Mapping[str, Json]:
     }
 
 
-def _run_key(run_id: str) -> str:
+def _checked_key(run_id: str) -> str:
     if not RUN_ID_PATTERN.fullmatch(run_id):
         raise UsageError(f"run id {run_id!r} has characters that are no part of a key.", "Use letters, digits and _.+-")
-    return f"runs/{run_id}/run.json"
+    return run_key(run_id)
 
 
 def _with_versions(config: RunConfig, store: Store) -> RunConfig:
@@ -124,8 +153,8 @@ def _with_versions(config: RunConfig, store: Store) -> RunConfig:
 def _version(store: Store, dataset: str) -> str:
     """The dataset as name@version: as asked for, or the newest version that has landed whole."""
     name, _, version = dataset.partition("@")
-    keys = [entry.key.split("/") for entry in store.list(f"landing/{name}")]
-    landed = {parts[2] for parts in keys if len(parts) == 4 and parts[3] == SUCCESS}
+    folder = f"landing/{name}"
+    landed = {found for found in store.folders(folder) if store.exists(f"{folder}/{found}/{SUCCESS}")}
     if not landed:
         raise UsageError(
             f"dataset {name!r} has no landed version in {store.uri}/landing (a version counts once it has {SUCCESS}).",
@@ -151,11 +180,13 @@ def _landing(store: Store, config: RunConfig, dataset: str) -> Source:
 
 def _model(store: Store, name: str) -> Source:
     folder = Path(name).expanduser()
-    if not folder.is_dir() and not folder.is_absolute() and ".." not in folder.parts:
-        folder = store.local_folder(name)
-    if not (folder / "config.json").is_file():
+    if folder.is_dir() or folder.is_absolute() or ".." in folder.parts:
+        uri, is_there = str(folder.absolute()), (folder / MODEL_CONFIG).is_file()
+    else:
+        uri, is_there = name, store.exists(f"{name}/{MODEL_CONFIG}")  # before anything of it is fetched
+    if not is_there:
         raise UsageError(
-            f"{name!r} is no model folder: there is no config.json in {folder}.",
+            f"{name!r} is no model folder: there is no {MODEL_CONFIG} in {folder.absolute()} or {store.uri}/{name}.",
             "Give the folder of a transformers model: a path, or a key under the store root.",
         )
-    return Source(str(folder.absolute()), digest_of_folder(folder))
+    return Source(uri, digest_of_folder(model_folder(store, uri)))

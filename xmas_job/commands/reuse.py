@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xmas_job.commands.presence import enter
 from xmas_job.commands.resolve import read_run
 from xmas_job.environment import Environment
 from xmas_job.errors import UsageError
@@ -26,7 +27,9 @@ def reuse(environment: Environment, run_id: str, stage: str) -> dict[str, Json]:
             f"the line has no stage {stage!r}.", f"It has: {', '.join(spec.name for spec in STAGES)}; not their keys."
         )
     store = open_store(environment.store_root)
-    runner = Runner(store, environment, read_run(store, run_id))
+    run = read_run(store, run_id)
+    enter(store, run_id)
+    runner = Runner(store, environment, run)
     nodes = [node for node in runner.run.nodes.values() if node.spec.name == stage]
     missing = {node.id: _missing(runner, node.id) for node in nodes}
     reused: list[Json] = [runner.run_stage(node_id).node_id for node_id, units in missing.items() if not units]

@@ -9,7 +9,8 @@ from xmas_job.commands.resolve import latest_run_id, read_run
 from xmas_job.environment import Environment
 from xmas_job.fingerprint import Json
 from xmas_job.pipeline import SUBSET, node_id
-from xmas_job.runner import Run, outcome_key
+from xmas_job.runner import Run
+from xmas_job.storage.journal import outcome_key
 from xmas_job.storage.manifest import MANIFEST
 from xmas_job.storage.roots import open_store
 from xmas_job.storage.store import Store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xmas_job.commands.presence import enter
 from xmas_job.commands.resolve import read_run
 from xmas_job.environment import Environment
 from xmas_job.errors import UsageError
@@ -18,7 +19,9 @@ def run_stage(environment: Environment, run_id: str, node_id: str, partition: in
         XmasError: whatever the stage raises.
     """
     store = open_store(environment.store_root)
-    runner = Runner(store, environment, read_run(store, run_id))
+    run = read_run(store, run_id)
+    enter(store, run_id)
+    runner = Runner(store, environment, run)
     if node_id not in runner.run.nodes:
         raise UsageError(f"run {run_id} has no stage {node_id!r}.", f"It has: {', '.join(runner.run.nodes)}.")
     node = runner.run.nodes[node_id]

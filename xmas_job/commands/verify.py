@@ -14,7 +14,7 @@ def verify_selection(environment: Environment, selection: str) -> dict[str, Json
 
     Args:
         environment: names the store in which an id is looked up.
-        selection: id of a selection in the store, or the folder or file:// URI of one.
+        selection: id of a selection in the store, or the folder, file:// or s3:// URI of one.
 
     Raises:
         UsageError: if there is no selection.

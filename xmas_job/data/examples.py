@@ -5,10 +5,10 @@ Owns what an example is. Refuses to own where it came from (readers) and how it 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256 as _sha256
 from json.encoder import encode_basestring as _json_string
 from typing import Literal, NamedTuple
 
@@ -81,10 +81,10 @@ def compute_uid(turns: tuple[Turn, ...], image_sha256: Sequence[str]) -> str:
 def compute_digests(turns: tuple[Turn, ...], image_sha256: Sequence[str]) -> tuple[str, str]:
     """(uid, text_sha256); the latter is of the canonical JSON of the turns alone: the same words on any images."""
     # Written by hand because json.dumps costs as much as all the rest of a row; a test holds them equal.
-    conversation = ",".join([f'["{turn.role}",{_json_string(turn.text)},{turn.num_images}]' for turn in turns])
-    images = '"' + '","'.join(image_sha256) + '"' if image_sha256 else ""
-    identity = f'{{"images":[{images}],"turns":[{conversation}]}}'
+    parts = [f'["{role}",{_json_string(text)},{num_images}]' for role, text, num_images in turns]
+    conversation = ",".join(parts).encode()
+    images = ('"' + '","'.join(image_sha256) + '"').encode() if image_sha256 else b""
     return (
-        hashlib.sha256(identity.encode()).hexdigest()[:32],
-        hashlib.sha256(f"[{conversation}]".encode()).hexdigest(),
+        _sha256(b'{"images":[%b],"turns":[%b]}' % (images, conversation)).hexdigest()[:32],
+        _sha256(b"[%b]" % conversation).hexdigest(),
     )

@@ -91,7 +91,7 @@ def resolve_inside(root: Path, path: str) -> Path:
     """The file of a checked path under a local image root, with symbolic links followed.
 
     Raises:
-        DefectError: image_path_outside_root, if a link leads out of `root`.
+        DefectError: image_path_outside_root, if a link leads out of `root`; missing_image, if there is no such file.
     """
     try:
         resolved = (root / path).resolve()
@@ -99,6 +99,8 @@ def resolve_inside(root: Path, path: str) -> Path:
         raise DefectError("image_path_outside_root", f"{path}: {error}") from error
     if not resolved.is_relative_to(root.resolve()):
         raise DefectError("image_path_outside_root", f"{path} links to {resolved}")
+    if not resolved.is_file():  # opening a pipe would wait for ever
+        raise DefectError("missing_image", path)
     return resolved
 
 

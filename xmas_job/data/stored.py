@@ -6,8 +6,10 @@ Owns the way from a table row to an Example. Refuses to decide which examples a 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
@@ -20,6 +22,8 @@ from xmas_job.storage.schemas import EXAMPLES
 from xmas_job.storage.store import Store
 from xmas_job.storage.tables import read_table
 
+_EXAMPLES_AT_ONCE = 4096
+
 LoadImage = Callable[[str], Image.Image]
 """Image URI -> RGB picture."""
 
@@ -27,31 +31,40 @@ PLACE = ("uid", "source_uri", "source_row")
 """What orders rows that landed more than once."""
 
 
-def read_rows(ingested: Sequence[Artifact], columns: Collection[str]) -> pa.Table:
+def read_rows(ingested: Sequence[Artifact], columns: Collection[str], uids: pa.Array | None = None) -> pa.Table:
     """Chosen columns of the examples of several ingested versions, one row an example, sorted by uid.
 
     Of rows with the same uid the first one stays: in the order of the versions, then by landed file and place in it.
+
+    Args:
+        ingested: artifacts of the ingest stage.
+        columns: names of columns of the examples table.
+        uids: only these; None for all.
     """
     wanted = [name for name in EXAMPLES.names if name in {*columns, *PLACE}]
-    tables = [read_table(artifact, "examples.parquet", EXAMPLES, wanted) for artifact in ingested]
+    tables = [read_table(artifact, "examples.parquet", EXAMPLES, wanted, uids=uids) for artifact in ingested]
     versions = pa.chunked_array([pa.array([index] * len(table), pa.int32()) for index, table in enumerate(tables)])
     rows = pa.concat_tables(tables).append_column("version", versions)
     rows = rows.sort_by([(name, "ascending") for name in ("uid", "version", "source_uri", "source_row")])
-    return rows.filter(_is_first(rows["uid"]))
+    return rows.filter(is_first(rows["uid"]))
 
 
 def to_examples(rows: pa.Table) -> list[Example]:
     """The rows (uid, conversation, image_uris) as Examples, in their order."""
-    return [
-        Example(
-            uid=uid,
-            turns=tuple(Turn(turn["role"], turn["text"], turn["num_images"]) for turn in conversation),
-            image_uris=tuple(image_uris),
-        )
-        for uid, conversation, image_uris in zip(
-            rows["uid"].to_pylist(), rows["conversation"].to_pylist(), rows["image_uris"].to_pylist(), strict=True
-        )
-    ]
+    return list(iterate_examples(rows))
+
+
+def iterate_examples(rows: pa.Table) -> Iterator[Example]:
+    """`to_examples`, one after the other, in memory for some thousands of them."""
+    for batch in rows.select(["uid", "conversation", "image_uris"]).to_batches(max_chunksize=_EXAMPLES_AT_ONCE):
+        conversations = batch["conversation"]
+        # Column by column: a list of structs as Python values would be a dictionary a turn.
+        turns = tuple(map(Turn, *(column.to_pylist() for column in conversations.flatten().flatten())))
+        bounds = np.cumsum([0, *conversations.value_lengths().to_pylist()]).tolist()
+        for uid, image_uris, (start, end) in zip(
+            batch["uid"].to_pylist(), batch["image_uris"].to_pylist(), pairwise(bounds), strict=True
+        ):
+            yield Example(uid, turns[start:end], tuple(image_uris))
 
 
 def read_examples(ingested: Sequence[Artifact], uids: pa.Array | None = None) -> tuple[list[Example], dict[str, str]]:
@@ -61,9 +74,7 @@ def read_examples(ingested: Sequence[Artifact], uids: pa.Array | None = None) ->
         ingested: artifacts of the ingest stage.
         uids: only these; None for all.
     """
-    rows = read_rows(ingested, ["conversation", "image_uris", "image_sha256"])
-    if uids is not None:
-        rows = rows.filter(pc.is_in(rows["uid"], pa.array(uids, pa.string())))
+    rows = read_rows(ingested, ["conversation", "image_uris", "image_sha256"], uids)
     digests: dict[str, str] = {}
     for image_uris, sha256 in zip(rows["image_uris"].to_pylist(), rows["image_sha256"].to_pylist(), strict=True):
         digests.update(zip(image_uris, sha256, strict=True))
@@ -79,7 +90,7 @@ def image_loader(store: Store, digests: dict[str, str]) -> LoadImage:
 
     def load(uri: str) -> Image.Image:
         try:
-            data = store.read(uri)
+            data = store.read_known(uri, digests[uri])
         except FileNotFoundError:
             raise _changed(f"{store.uri}/{uri} is gone") from None
         if hashlib.sha256(data).hexdigest() != digests[uri]:
@@ -93,8 +104,8 @@ def _changed(what: str) -> BadDataError:
     return BadDataError(f"{what} since it was ingested.", "Put it back, or land the data as a new version.")
 
 
-def _is_first(sorted_values: pa.ChunkedArray) -> pa.Array:
-    """Mask of the rows whose value differs from the row before."""
+def is_first(sorted_values: pa.ChunkedArray) -> pa.Array:
+    """Mask of the rows whose value differs from the row before: one of each, where the values are sorted."""
     values = sorted_values.combine_chunks()
     if len(values) == 0:
         return pa.array([], pa.bool_())

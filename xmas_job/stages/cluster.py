@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from xmas_job.config import ClusterConfig
 from xmas_job.core.kmeans import cluster
 from xmas_job.core.trajectory import alignment_scores
+from xmas_job.data.stored import is_first
 from xmas_job.errors import BadDataError
 from xmas_job.extraction.layout import absent_paths, checkpoints_of, signal_paths
 from xmas_job.stage_io import Metrics, StageIO
@@ -84,7 +85,7 @@ def _trajectories(extracted: Sequence[Artifact], wanted: pa.Array) -> tuple[pa.A
         parts = [read_table(art, path) for art in extracted for path in signal_paths(art, checkpoint)]
         table = pa.concat_tables([part.select(["uid", "value"]) for part in parts])
         table = table.filter(pc.is_in(table["uid"], wanted)).sort_by("uid").combine_chunks()
-        table = table.filter(_is_new(table["uid"]))
+        table = table.filter(is_first(table["uid"]))
         values = table["value"].combine_chunks()
         uids = table["uid"].combine_chunks()
         if first_uids is not None and not uids.equals(first_uids):
@@ -97,15 +98,10 @@ def _trajectories(extracted: Sequence[Artifact], wanted: pa.Array) -> tuple[pa.A
 
 def _absent(extracted: Sequence[Artifact], wanted: pa.Array) -> pa.Table:
     """Wanted examples without a score, with the reason."""
+    # The same example may have landed in two versions: one row a uid.
     table = pa.concat_tables([read_table(art, path, ABSENT) for art in extracted for path in absent_paths(art)])
     table = table.filter(pc.is_in(table["uid"], wanted)).sort_by("uid").combine_chunks()
-    return table.filter(_is_new(table["uid"]))
-
-
-def _is_new(sorted_uids: pa.ChunkedArray) -> pa.Array:
-    """Mask that keeps one row a uid: the same example may have landed in two versions."""
-    uids = sorted_uids.to_numpy()
-    return pa.array(np.r_[True, uids[1:] != uids[:-1]][: len(uids)], pa.bool_())
+    return table.filter(is_first(table["uid"]))
 
 
 def _fixed_lists(matrix: NDArray[np.float32]) -> pa.Array:

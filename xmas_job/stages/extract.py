@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from xmas_job.config import ExtractConfig
 from xmas_job.data.stored import image_loader, read_rows, to_examples
@@ -25,9 +27,7 @@ def run(section: ExtractConfig, io: StageIO) -> Metrics:
     """Write the partition's values for checkpoints 1..T, and the examples that have none, with the reason."""
     assert io.partition is not None
     dtype = apply_hardware(section.hardware)
-    rows = _partition(
-        read_rows(io.artifacts["ingest"], ["conversation", "image_uris", "image_sha256"]), section, io.partition
-    )
+    rows = _partition(io.artifacts["ingest"], section, io.partition)
     digests = dict(
         pair
         for uris, sha256 in zip(rows["image_uris"].to_pylist(), rows["image_sha256"].to_pylist(), strict=True)
@@ -55,11 +55,14 @@ def run(section: ExtractConfig, io: StageIO) -> Metrics:
     return {"num_examples": rows.num_rows, "num_scored": num_scored, "num_absent": len(absent)}
 
 
-def _partition(rows: pa.Table, section: ExtractConfig, partition: int) -> pa.Table:
+def _partition(ingested: Sequence[Artifact], section: ExtractConfig, partition: int) -> pa.Table:
     """A run of the version's examples in (image, uid) order: examples of one image lie together."""
+    rows = read_rows(ingested, ["image_sha256"])  # without the texts, which are most of the table
     images = [sha256[0] if sha256 else LAST for sha256 in rows["image_sha256"].to_pylist()]
     ordered = rows.append_column("image", pa.array(images)).sort_by([("image", "ascending"), ("uid", "ascending")])
-    return ordered.slice(partition * section.partition_size, section.partition_size)
+    uids = ordered["uid"].slice(partition * section.partition_size, section.partition_size).combine_chunks()
+    rows = read_rows(ingested, ["conversation", "image_uris", "image_sha256"], uids)
+    return rows.take(pc.index_in(uids, rows["uid"].combine_chunks()))
 
 
 def _checkpoints(proxy: Artifact) -> dict[int, Path]:

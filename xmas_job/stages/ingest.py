@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xmas_job.config import IngestSection
+from xmas_job.data.collector import collector_paused
 from xmas_job.data.defects import REASONS, Defect
 from xmas_job.data.images import ImageInfo, inspect_many, resolve_inside
 from xmas_job.data.readers import BrokenRow, Row, llava
 from xmas_job.data.validation import ExampleRow, QuarantineRow, build_example_row
+from xmas_job.data.words import count_words
 from xmas_job.errors import BadDataError, UsageError
 from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.storage.landing import landing_digest
@@ -40,12 +42,12 @@ def run(section: IngestSection, io: StageIO) -> Metrics:
     quarantined: list[QuarantineRow] = []
     images: dict[str, ImageInfo | Defect] = {}
     num_rows = 0
-    for file, rows in _rows(io, _data_files(io.store, source.uri)):
-        _inspect(rows, images, section, io)
-        num_rows += len(rows)
-        built = [_build(row, images, file.key, section.image_root) for row in rows]
-        quarantined += [row for row in built if isinstance(row, QuarantineRow)]
-        examples.append(_table([row for row in built if isinstance(row, ExampleRow)], EXAMPLES, ExampleRow))
+    for chunk in _chunks(io, _data_files(io.store, source.uri)):
+        _inspect(chunk, images, section, io)
+        num_rows += len(chunk.rows)
+        table, bad_rows = build_tables(chunk.rows, images, source_uri=chunk.source_uri, image_root=section.image_root)
+        examples.append(table)
+        quarantined += bad_rows
     if num_rows == 0:
         raise BadDataError(f"{source.uri} has no rows.", "Land data with at least one row.")
     if len(quarantined) > section.max_quarantine_fraction * num_rows or len(quarantined) == num_rows:
@@ -56,7 +58,7 @@ def run(section: IngestSection, io: StageIO) -> Metrics:
         [("uid", "ascending"), ("source_uri", "ascending"), ("source_row", "ascending")]
     )
     io.output.table("examples.parquet", table, EXAMPLES)
-    io.output.table("quarantine.parquet", _table(quarantined, QUARANTINE, QuarantineRow), QUARANTINE)
+    io.output.table("quarantine.parquet", _table(quarantined, QUARANTINE), QUARANTINE)
     return {
         "num_rows": num_rows,
         "num_examples": pc.count_distinct(table["uid"]).as_py(),
@@ -77,58 +79,100 @@ def _data_files(store: Store, prefix: str) -> list[Entry]:
     return files
 
 
-def _rows(io: StageIO, files: Sequence[Entry]) -> Iterator[tuple[Entry, list[Row | BrokenRow]]]:
+@dataclass(frozen=True)
+class _Chunk:
+    """A run of rows of one file, and the bytes of all files before and up to its end."""
+
+    source_uri: str
+    rows: list[Row | BrokenRow]
+    start: int
+    end: int
+    total: int
+
+
+def _chunks(io: StageIO, files: Sequence[Entry]) -> Iterator[_Chunk]:
     """The rows of every file in runs of `ROWS_AT_ONCE`; tells progress in bytes."""
     total = sum(file.size for file in files)
-    done = 0
+    before = 0
     for file in files:
+        start = before
         with io.store.open(file.key) as stream:
             rows = llava.read(stream, name=file.key.split("/")[1])
             while chunk := _next_rows(rows, file):
-                yield file, chunk
-                io.progress(done + min(stream.tell(), file.size), total)
-        done += file.size
+                end = before + min(stream.tell(), file.size)
+                yield _Chunk(file.key, chunk, start, end, total)
+                io.progress(end, total)
+                start = end
+        before += file.size
 
 
 def _next_rows(rows: Iterator[Row | BrokenRow], file: Entry) -> list[Row | BrokenRow]:
     try:
-        return list(islice(rows, ROWS_AT_ONCE))
+        return next_rows(rows)
     except BadDataError as error:  # the reader knows the dataset's name only
         raise BadDataError(f"{file.key}: {error.message}", error.remedy) from None
 
 
-def _inspect(
-    rows: Sequence[Row | BrokenRow], images: dict[str, ImageInfo | Defect], section: IngestSection, io: StageIO
-) -> None:
-    """Look into every image that these rows show and no earlier row did."""
-    paths = {path for row in rows if isinstance(row, Row) for path in row.image_paths} - images.keys()
+def next_rows(rows: Iterator[Row | BrokenRow]) -> list[Row | BrokenRow]:
+    """At most `ROWS_AT_ONCE` rows; none at the end."""
+    with collector_paused():
+        return list(islice(rows, ROWS_AT_ONCE))
+
+
+def _inspect(chunk: _Chunk, images: dict[str, ImageInfo | Defect], section: IngestSection, io: StageIO) -> None:
+    """Look into every image that these rows show and no earlier row did; progress moves on within the chunk."""
+    paths = {path for row in chunk.rows if isinstance(row, Row) for path in row.image_paths} - images.keys()
+
+    def tell(done: int, total: int) -> None:
+        if done < total:  # the chunk's own end is told once it is in the table
+            io.progress(chunk.start + (chunk.end - chunk.start) * done // total, chunk.total)
+
     images |= inspect_many(
         paths,
         _opener(io.store, section.image_root),
         max_pixels=section.max_image_pixels,
         num_workers=io.environment.workers,
-        on_progress=lambda _done, _total: None,
+        on_progress=tell,
     )
 
 
 def _opener(store: Store, image_root: str) -> Callable[[str], bytes]:
-    folder = store.local_folder(image_root)
+    folder = store.own_folder(image_root)
+    if folder is None:  # objects have no links that could lead out of the root
+        return lambda path: store.read(f"{image_root}/{path}")
     return lambda path: resolve_inside(folder, path).read_bytes()
 
 
-def _build(
-    row: Row | BrokenRow, images: dict[str, ImageInfo | Defect], source_uri: str, image_root: str
-) -> ExampleRow | QuarantineRow:
-    if isinstance(row, BrokenRow):
-        return QuarantineRow(source_uri, row.source_row, row.defect.reason, row.defect.detail)
-    return build_example_row(row, images, source_uri=source_uri, image_root=image_root)
+def build_tables(
+    rows: Sequence[Row | BrokenRow], images: Mapping[str, ImageInfo | Defect], *, source_uri: str, image_root: str
+) -> tuple[pa.Table, list[QuarantineRow]]:
+    """The examples among these rows as a table, and the others with their reasons; see build_example_row.
+
+    The column `num_words` counts the whitespace-separated words of all messages; token counts need a model and come
+    with its signals.
+    """
+    good: list[ExampleRow] = []
+    bad: list[QuarantineRow] = []
+    with collector_paused():
+        for row in rows:
+            if isinstance(row, BrokenRow):
+                bad.append(QuarantineRow(source_uri, row.source_row, row.defect.reason, row.defect.detail))
+                continue
+            built = build_example_row(row, images, source_uri=source_uri, image_root=image_root)
+            if isinstance(built, ExampleRow):
+                good.append(built)
+            else:
+                bad.append(built)
+        words = count_words([row.conversation for row in good])
+        return _table(good, EXAMPLES, num_words=words), bad
 
 
-def _table(rows: Sequence[Any], schema: pa.Schema, kind: type) -> pa.Table:
-    """Rows of dataclasses as a table, column by column."""
-    assert [field.name for field in fields(kind)] == schema.names
-    arrays = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in schema]
-    return pa.table(arrays, schema=schema)
+def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema, **more: Any) -> pa.Table:
+    """Rows as a table, column by column; they have the schema's columns in its order, but for those in `more`."""
+    names = [name for name in schema.names if name not in more]
+    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    values = dict(zip(names, columns, strict=True)) | more
+    return pa.table([pa.array(values[field.name], field.type) for field in schema], schema=schema)
 
 
 def _require_unchanged(io: StageIO, image_root: str) -> None:

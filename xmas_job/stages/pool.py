@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from xmas_job.catalog.methods import METHODS
 from xmas_job.config import PoolConfig
 from xmas_job.core.budget import resolve_budget
+from xmas_job.data.stored import is_first
 from xmas_job.errors import BadDataError, UsageError
 from xmas_job.runner import Run
 from xmas_job.stage_io import Metrics, StageIO
@@ -29,16 +30,20 @@ def run(section: PoolConfig, io: StageIO) -> Metrics:
     rows = _all_rows(io.artifacts["ingest"])
     excluded = pc.is_in(rows["uid"], pa.array(section.excluded_uids, pa.string()))
     taken_down, rows = rows.filter(excluded), rows.filter(pc.invert(excluded))
-    is_first, first_places = _first_places(rows["uid"].to_pylist(), rows["dataset"].to_pylist())
-    pool, duplicates = rows.filter(is_first), rows.filter(pc.invert(is_first))
+    is_kept = is_first(rows["uid"])
+    pool, duplicates = rows.filter(is_kept), rows.filter(pc.invert(is_kept))
     if pool.num_rows == 0:
         raise BadDataError(
             f"the pool is empty: {rows.num_rows} rows after {taken_down.num_rows} takedowns.",
             "Look at the quarantine of the ingest stage, or at pool.excluded_uids.",
         )
-    dropped = [*_dropped(taken_down, "excluded", {}), *_dropped(duplicates, "duplicate", first_places)]
+    places = pool["dataset"].take(pc.index_in(duplicates["uid"], pool["uid"].combine_chunks()))
+    dropped = [
+        _dropped(taken_down, "excluded", pa.nulls(taken_down.num_rows, pa.string())),
+        _dropped(duplicates, "duplicate", places),
+    ]
     io.output.table("pool.parquet", pool.select(POOL.names), POOL)
-    io.output.table("dropped.parquet", pa.Table.from_pylist(dropped, DROPPED), DROPPED)
+    io.output.table("dropped.parquet", pa.concat_tables(dropped), DROPPED)
     num_text_only = pc.sum(pc.equal(pool["modality"], "text")).as_py()
     return {
         "num_examples": pool.num_rows,
@@ -73,25 +78,14 @@ def _all_rows(ingested: Sequence[Artifact]) -> pa.Table:
     for order, artifact in enumerate(ingested):
         table = read_table(artifact, "examples.parquet", EXAMPLES, COLUMNS)
         dataset = artifact.node_id.partition(":")[2]
-        table = table.append_column("dataset", pa.array([dataset] * len(table), pa.string()))
-        tables.append(table.append_column("order", pa.array([order] * len(table), pa.int32())))
+        table = table.append_column("dataset", pa.repeat(dataset, len(table)))
+        tables.append(table.append_column("order", pa.repeat(pa.scalar(order, pa.int32()), len(table))))
     rows = pa.concat_tables(tables)
     return rows.sort_by(
         [("uid", "ascending"), ("order", "ascending"), ("source_uri", "ascending"), ("source_row", "ascending")]
     )
 
 
-def _first_places(uids: list[str], datasets: list[str]) -> tuple[pa.Array, dict[str, str]]:
-    places: dict[str, str] = {}
-    is_first = []
-    for uid, dataset in zip(uids, datasets, strict=True):
-        is_first.append(uid not in places)
-        places.setdefault(uid, dataset)
-    return pa.array(is_first, pa.bool_()), places
-
-
-def _dropped(rows: pa.Table, reason: str, kept_in: dict[str, str]) -> list[dict[str, object]]:
-    return [
-        {**row, "reason": reason, "kept_in": kept_in.get(row["uid"])}
-        for row in rows.select(["uid", "dataset", "source_uri", "source_row"]).to_pylist()
-    ]
+def _dropped(rows: pa.Table, reason: str, kept_in: pa.Array | pa.ChunkedArray) -> pa.Table:
+    dropped = rows.append_column("reason", pa.repeat(reason, rows.num_rows)).append_column("kept_in", kept_in)
+    return dropped.select(DROPPED.names)

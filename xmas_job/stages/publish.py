@@ -18,14 +18,15 @@ from xmas_job import __version__
 from xmas_job.config import PublishConfig
 from xmas_job.core.budget import resolve_budget
 from xmas_job.data.exports.llava import write_llava
-from xmas_job.data.stored import read_rows, to_examples
+from xmas_job.data.stored import iterate_examples, read_rows
 from xmas_job.errors import BadDataError, QualityGateError, UsageError
 from xmas_job.fingerprint import Json, canonical_json, digest_of
 from xmas_job.pipeline import SUBSET
-from xmas_job.runner import Run, utc_now
+from xmas_job.runner import Run
 from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.stages.select import METHOD
 from xmas_job.storage import channels
+from xmas_job.storage.journal import utc_now
 from xmas_job.storage.manifest import (
     MANIFEST,
     Check,
@@ -70,8 +71,8 @@ def run(section: PublishConfig, io: StageIO) -> Metrics:
     chosen = ranking.filter(pc.less_equal(ranking["rank"], size)).sort_by("uid")
     checks = _checks(io.artifact("pool"), chosen, size)
     _require_passed(checks)
-    rows = read_rows(io.artifacts["ingest"], ["source", "orig_id", "source_uri", "conversation", "image_uris"])
-    rows = rows.filter(pc.is_in(rows["uid"], chosen["uid"].combine_chunks()))
+    columns = ["source", "orig_id", "source_uri", "conversation", "image_uris"]
+    rows = read_rows(io.artifacts["ingest"], columns, chosen["uid"].combine_chunks())
     subset = _subset_table(chosen, rows)
     io.output.table("subset.parquet", subset, SUBSET_SCHEMA)
     io.output.table("ranking.parquet", ranking.drop_columns("weight"), RANKING)
@@ -141,7 +142,8 @@ def _subset_table(chosen: pa.Table, rows: pa.Table) -> pa.Table:
 
 def _export(path: Path, rows: pa.Table) -> None:
     with path.open("wb") as stream:
-        write_llava(stream, zip(rows["orig_id"].to_pylist(), to_examples(rows), strict=True), image_root="landing")
+        examples = zip(rows["orig_id"].to_pylist(), iterate_examples(rows), strict=True)
+        write_llava(stream, examples, image_root="landing")
 
 
 def _manifest(
@@ -192,13 +194,12 @@ def _num_equal(table: pa.Table, modality: str) -> int:
 
 def _checks(pool: Artifact, chosen: pa.Table, size: int) -> tuple[Check, ...]:
     """Invariants of any selection of `size` examples."""
-    uids: Sequence[str] = chosen["uid"].to_pylist()
     pool_uids = read_table(pool, "pool.parquet", POOL, ["uid"])["uid"].combine_chunks()
-    num_foreign = len(uids) - int(pc.sum(pc.is_in(chosen["uid"], pool_uids)).as_py() or 0)
+    num_foreign = chosen.num_rows - int(pc.sum(pc.is_in(chosen["uid"], pool_uids)).as_py() or 0)
     weights = chosen["weight"].to_numpy()
     found = {
-        "examples_off_the_budget": (float(abs(len(uids) - size)), 0.0),
-        "repeated_examples": (float(len(uids) - len(set(uids))), 0.0),
+        "examples_off_the_budget": (float(abs(chosen.num_rows - size)), 0.0),
+        "repeated_examples": (float(chosen.num_rows - pc.count_distinct(chosen["uid"]).as_py()), 0.0),
         "examples_outside_the_pool": (float(num_foreign), 0.0),
         "weight_mean_error": (float(abs(weights.mean() - 1.0)), 1e-9),
     }

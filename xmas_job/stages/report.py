@@ -35,8 +35,9 @@ from xmas_job.reports.facts import (
 )
 from xmas_job.reports.numbers import build_numbers
 from xmas_job.reports.page import render
-from xmas_job.runner import Run, outcome_key, recipe_key
+from xmas_job.runner import Run
 from xmas_job.stage_io import Metrics, StageIO
+from xmas_job.storage.journal import outcome_key, recipe_key
 from xmas_job.storage.manifest import MANIFEST, Manifest, parse_manifest
 from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import ASSIGNMENTS, POOL, PREDICTIONS, QUARANTINE, RANKING, SCORES

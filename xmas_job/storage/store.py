@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
 
@@ -29,6 +29,12 @@ class Store(Protocol):
 
     def read(self, key: str) -> bytes:
         """All bytes of `key`. Raises FileNotFoundError."""
+
+    def read_known(self, key: str, sha256: str) -> bytes:
+        """As `read`, for bytes that should have this digest: a store far away may give a local copy of them.
+
+        What lies in the store may have another digest by now; it is returned as it is, and the caller compares.
+        """
 
     def open(self, key: str) -> BinaryIO:
         """A seekable stream over `key`. Raises FileNotFoundError."""
@@ -57,5 +63,35 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[Entry]:
         """Every object whose key starts with the folder `prefix`, in key order."""
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Names of the folders right under the folder `prefix`, in order, without looking into them.
+
+        On an object store a listing with "/" as delimiter: its price is the number of folders, not of files.
+        """
+
+    def written_at(self, key: str) -> float | None:
+        """When `key` was last written, in seconds by the store's own clock; None if it is not there.
+
+        Only ever compared with other times of the same store, never with a clock of this machine.
+        """
+
     def local_folder(self, prefix: str) -> Path:
-        """A local folder with everything under `prefix`, for libraries that read paths."""
+        """A local folder with everything under `prefix`, for libraries that read paths and write none.
+
+        It stays as it is while this process lives.
+        """
+
+    def own_folder(self, prefix: str) -> Path | None:
+        """The folder `prefix` itself, where keys are paths and links may lead out of it; None elsewhere."""
+
+
+def key_parts(key: str) -> tuple[str, ...]:
+    """The parts of a key, without empty and "." ones.
+
+    Raises:
+        ValueError: for what is no key: empty, absolute, with ".." or NUL.
+    """
+    parts = PurePosixPath(key).parts
+    if not parts or PurePosixPath(key).is_absolute() or ".." in parts or "\0" in key:
+        raise ValueError(f"{key!r} is no key of a store")
+    return parts

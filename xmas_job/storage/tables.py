@@ -9,6 +9,7 @@ import io
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from xmas_job.errors import BadDataError
@@ -32,7 +33,12 @@ def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
 
 
 def read_table(
-    artifact: Artifact, path: str, schema: pa.Schema | None = None, columns: list[str] | None = None
+    artifact: Artifact,
+    path: str,
+    schema: pa.Schema | None = None,
+    columns: list[str] | None = None,
+    *,
+    uids: pa.Array | None = None,
 ) -> pa.Table:
     """The table named `path`, its bytes checked against the record and its columns against `schema`.
 
@@ -41,6 +47,7 @@ def read_table(
         path: name of the file in the artifact.
         schema: what it must be; None where the schema depends on the run (signals, trajectories).
         columns: read only these.
+        uids: keep only the rows of these; costs memory for what is kept, not for the whole table.
 
     Raises:
         BadDataError: if the bytes have changed, or the table is of another schema or version.
@@ -57,5 +64,13 @@ def read_table(
             f"{artifact.key(path)} is not the table it should be: its columns are {file.schema_arrow.names}.",
             "Build it anew.",
         )
-    table = file.read(columns)
+    table = file.read(columns) if uids is None else _read_rows_of(uids, file, columns)
     return table.select(columns) if columns else table
+
+
+def _read_rows_of(uids: pa.Array, file: pq.ParquetFile, columns: list[str] | None) -> pa.Table:
+    kept = []
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group, columns)
+        kept.append(table.filter(pc.is_in(table["uid"], uids)))
+    return pa.concat_tables(kept) if kept else file.read(columns)

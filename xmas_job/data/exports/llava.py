@@ -16,6 +16,8 @@ from xmas_job.errors import BadDataError
 
 SPEAKERS: Final = MappingProxyType[Role, str]({"user": "human", "assistant": "gpt"})
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
 
 def write_llava(stream: BinaryIO, examples: Iterable[tuple[str | None, Example]], *, image_root: str) -> None:
     """Write (original id, example) pairs as they come, one a line within a JSON list.
@@ -35,7 +37,7 @@ def write_llava(stream: BinaryIO, examples: Iterable[tuple[str | None, Example]]
     separator = "[\n"
     for orig_id, example in examples:
         record = {"id": orig_id or example.uid, **_build_record(example, image_root)}
-        stream.write((separator + json.dumps(record, ensure_ascii=False)).encode())
+        stream.write((separator + _encode(record)).encode())
         separator = ",\n"
     stream.write(b"[]\n" if separator == "[\n" else b"\n]\n")
 

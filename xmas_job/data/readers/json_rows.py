@@ -33,13 +33,30 @@ class NumberText(str):
     __slots__ = ()
 
 
+def kind_of(value: Any) -> str:
+    """What a person would call this value in JSON."""
+    if value is None:
+        return "missing or null"
+    kinds = {NumberText: "a number", str: "a string", bool: "true or false", list: "a list", dict: "an object"}
+    return kinds[type(value)] + ("" if value else ", empty")
+
+
 class _Decoder:
     """The standard JSON decoder, lenient to control characters in strings, that notices repeated keys."""
 
     def __init__(self) -> None:
         self._repeated_keys: list[str] = []
+        repeated_keys = self._repeated_keys
+
+        def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            result = dict(pairs)
+            if len(result) != len(pairs):
+                keys = [key for key, _ in pairs]
+                repeated_keys.extend(key for key in result if keys.count(key) > 1)
+            return result
+
         decoder = json.JSONDecoder(
-            object_pairs_hook=self._object,
+            object_pairs_hook=build_object,
             parse_int=NumberText,
             parse_float=NumberText,
             parse_constant=NumberText,
@@ -54,13 +71,6 @@ class _Decoder:
         if self._repeated_keys:
             return Defect("duplicate_key", f"{self._repeated_keys[0]!r:.100}"), end
         return value, end
-
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            keys = [key for key, _ in pairs]
-            self._repeated_keys += [key for key in result if keys.count(key) > 1]
-        return result
 
 
 def read_values(stream: BinaryIO, *, name: str, max_row_bytes: int) -> Iterator[tuple[int, Any]]:

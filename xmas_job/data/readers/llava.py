@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from xmas_job.data.defects import Defect, DefectError, check_characters
 from xmas_job.data.images import check_image_path
 from xmas_job.data.readers import MAX_ROW_BYTES, BrokenRow, Row
-from xmas_job.data.readers.json_rows import NumberText, read_values
+from xmas_job.data.readers.json_rows import kind_of, read_values
 from xmas_job.data.readers.turns import build_turns
 
 _SOURCE_KEYS = ("task_name", "source", "dataset")
@@ -39,7 +39,7 @@ def read(stream: BinaryIO, *, name: str, max_row_bytes: int = MAX_ROW_BYTES) -> 
 
 def _build_row(source_row: int, record: Any, name: str) -> Row:
     if type(record) is not dict:
-        raise DefectError("not_an_object", f"{_kind(record)}")
+        raise DefectError("not_an_object", f"{kind_of(record)}")
     if not _OTHER_MEDIA_KEYS.isdisjoint(record) and any(record.get(key) for key in _OTHER_MEDIA_KEYS):
         raise DefectError("unsupported_media", f"one of {sorted(_OTHER_MEDIA_KEYS)}")
     image_paths = _image_paths(record.get("image"))
@@ -52,16 +52,13 @@ def _build_row(source_row: int, record: Any, name: str) -> Row:
     )
 
 
-def _messages(conversations: Any) -> list[tuple[str, str]]:
+def _messages(conversations: Any) -> list[tuple[Any, Any]]:
     if type(conversations) is not list or not conversations:
-        raise DefectError("no_conversation", "`conversations` is " + _kind(conversations))
-    messages = []
-    for place, turn in enumerate(conversations):
-        role, text = (turn.get("from"), turn.get("value")) if type(turn) is dict else (None, None)
-        if type(role) is not str or type(text) is not str:
-            raise DefectError("bad_turn", f"turn {place}: `from` is {_kind(role)}, `value` is {_kind(text)}")
-        messages.append((role, text))
-    return messages
+        raise DefectError("no_conversation", "`conversations` is " + kind_of(conversations))
+    try:
+        return [(turn["from"], turn["value"]) for turn in conversations]
+    except (KeyError, TypeError):  # build_turns names the first that lacks one
+        return [(turn.get("from"), turn.get("value")) if type(turn) is dict else (None, None) for turn in conversations]
 
 
 def _image_paths(image: Any) -> tuple[str, ...]:
@@ -70,7 +67,7 @@ def _image_paths(image: Any) -> tuple[str, ...]:
     paths = image if type(image) is list else [image]
     for path in paths:
         if type(path) is not str:
-            raise DefectError("bad_image_field", f"`image` holds {_kind(path)}")
+            raise DefectError("bad_image_field", f"`image` holds {kind_of(path)}")
     return tuple([check_image_path(path) for path in paths])
 
 
@@ -92,11 +89,3 @@ def _source(record: dict[str, Any], image_paths: tuple[str, ...], name: str) -> 
         return "text"
     folder, separator, _ = image_paths[0].partition("/")
     return folder if separator else name
-
-
-def _kind(value: Any) -> str:
-    """What a person would call this value in JSON."""
-    if value is None:
-        return "missing or null"
-    kinds = {NumberText: "a number", str: "a string", bool: "true or false", list: "a list", dict: "an object"}
-    return kinds[type(value)] + ("" if value else ", empty")
