@@ -58,7 +58,8 @@ class Airflow:
         return tasks
 
     def statuses(self, run_id: str) -> dict[str, str]:
-        shown = json.loads(self.world.call("show", run_id, "--json").stdout)
+        process = self.world.start("show", run_id, "--json", variables=self.variables)
+        shown = json.loads(process.communicate(timeout=DEADLINE_SECONDS)[0])
         return {stage["stage"]: stage["status"] for stage in shown["stages"]}
 
     def process(self, *words: str) -> psutil.Process | None:

@@ -20,7 +20,10 @@ from tests.alerts.receiver import Receiver
 from tests.dags.conftest import Ask, ask_airflow
 from tests.end_to_end.line import RECIPE, World, land
 from tests.service.docker_engine import AIRFLOW_IMAGE, JOB_IMAGE, Engine
+from tests.service.radosgw import radosgw_server
 from tests.service.real_airflow import Airflow, wait_until
+from xmas_job.storage.roots import open_store
+from xmas_job.storage.store import Store
 
 __all__ = ["ask_airflow"]
 pytestmark = pytest.mark.service
@@ -40,26 +43,38 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Landed, in a folder; nothing has run."""
     return land(tmp_path_factory.mktemp("landed") / "world", RECIPE)
 
 
 @pytest.fixture(scope="module")
-def expected(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What a run without Airflow and containers publishes."""
-    copy = world.copy(tmp_path_factory.mktemp("undisturbed") / "world")
+def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The line has run, without Airflow, containers and S3."""
+    copy = world.copy(tmp_path_factory.mktemp("finished") / "world")
     copy.run()
-    return copy.published()
+    return copy
 
 
 @pytest.fixture(scope="module")
-def variables(engine: Engine, world: World) -> dict[str, str]:
-    """Of a worker whose containers have the store's folder."""
+def bucket(world: World) -> Iterator[tuple[Store, dict[str, str]]]:
+    """What has landed, on a real S3 server; the variables that lead there."""
+    with radosgw_server() as server, pytest.MonkeyPatch.context() as patch:
+        variables = {**server.variables, "XMAS_STORE_ROOT": server.new_root()}
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        store = open_store(variables["XMAS_STORE_ROOT"])
+        for path in sorted(found for found in world.store.rglob("*") if found.is_file()):
+            store.put(path.relative_to(world.store).as_posix(), path.read_bytes())
+        yield store, variables
+
+
+def worker(engine: Engine) -> dict[str, str]:
+    """Variables of a worker that launches containers."""
     return {
         "DOCKER_HOST": engine.host,
         "XMAS_LAUNCHER": "docker",
         "XMAS_MAX_GPUS": "0",
         "XMAS_DOCKER_IMAGE": JOB_IMAGE,
-        "XMAS_DOCKER_MOUNTS": str(world.store),
         "XMAS_DOCKER_USER": f"{os.getuid()}:{os.getgid()}",
         "XMAS_LEASE_TTL_SECONDS": "10",
     }
@@ -73,10 +88,12 @@ def receiver() -> Iterator[Receiver]:
         server.shutdown()
 
 
-def try_run(ask_airflow: Ask, world: World, variables: dict[str, str], **more: str) -> dict[str, Any]:
+def try_run(ask_airflow: Ask, engine: Engine, world: World, **more: str) -> dict[str, Any]:
+    """Run the DAG by `dag.test()`, its containers on the world's folder."""
     environment = {name: value for name, value in world.environment().items() if name.startswith("XMAS_")}
     conf = json.dumps({"recipe": str(world.recipe), **CONF})
-    return ask_airflow("try", conf, **{**environment, **variables, **more})
+    mounts = {"XMAS_DOCKER_MOUNTS": str(world.store)}
+    return ask_airflow("try", conf, **{**environment, **worker(engine), **mounts, **more})
 
 
 def failed(answer: dict[str, Any]) -> list[str]:
@@ -93,38 +110,45 @@ def left(engine: Engine) -> list[Any]:
     return [*containers(engine), *engine.client().volumes.list()]
 
 
+def published(store: Store) -> dict[str, bytes]:
+    keys = [entry.key for entry in store.list("selections") if not entry.key.endswith("provenance.json")]
+    return {key.split("/", 2)[2]: store.read(key) for key in keys}
+
+
 def test_missing_image_fails_at_once_and_is_told(
-    ask_airflow: Ask, engine: Engine, world: World, variables: dict[str, str], receiver: Receiver
+    ask_airflow: Ask, engine: Engine, world: World, receiver: Receiver
 ) -> None:
     more = {"XMAS_DOCKER_IMAGE": "xmas-job:nowhere", "XMAS_ALERT_URLS": receiver.url}
-    assert failed(try_run(ask_airflow, world, variables, **more)) == ["ingest.build"]
-    (alert,) = {alert["message"] for alert in receiver.got}
-    assert "the engine has no image 'xmas-job:nowhere'" in alert
-    assert "docker build -f docker/job.Dockerfile" in alert
+    assert failed(try_run(ask_airflow, engine, world, **more)) == ["ingest.build"]
+    (alert,) = receiver.got
+    assert "the engine has no image 'xmas-job:nowhere'" in alert["message"]
+    assert "docker build -f docker/job.Dockerfile" in alert["message"]
     assert left(engine) == []
 
 
 def test_killed_container_and_killed_task_end_with_the_bytes_of_a_run_without_containers(
-    engine: Engine, world: World, variables: dict[str, str], expected: dict[str, bytes], tmp_path: Path
+    engine: Engine, world: World, bucket: tuple[Store, dict[str, str]], finished: World, tmp_path: Path
 ) -> None:
-    airflow = Airflow(world, tmp_path / "home", **variables)
+    """On S3: the containers have the host's network, because the server answers on its loopback only."""
+    store, variables = bucket
+    airflow = Airflow(world, tmp_path / "home", **worker(engine), **variables, XMAS_DOCKER_NETWORK="host")
     try:
         airflow.trigger(RUN)
         first, second = (f"extract:demo@v1 partition {partition}" for partition in (0, 1))
 
-        def at_work(stage: str, number: int) -> Any:
-            found = containers(engine, run=RUN, stage=stage, **{"try": str(number)})
+        def at_work(stage: str) -> Any:
+            found = containers(engine, run=RUN, stage=stage, **{"try": "1"})
             return found[0] if found and found[0].status == "running" else None
 
-        wait_until(lambda: at_work(first, 1), "the first partition").kill()
-        container = wait_until(lambda: at_work(second, 1), "the second partition")
+        wait_until(lambda: at_work(first), "the first partition").kill()
+        container = wait_until(lambda: at_work(second), "the second partition")
         (task,) = [task for task in airflow.client.tasks(RUN) if (task["task_id"], task["map_index"]) == (BUILD, 1)]
         psutil.Process(task["pid"]).kill()
         wait_until(lambda: not runs(engine, container.id), "the container to end with its task")
 
         tasks = {task["rendered_map_index"]: task for task in airflow.finish(RUN)}
         assert (tasks[first]["try_number"], tasks[second]["try_number"]) == (2, 2)
-        assert world.published() == expected
+        assert published(store) == finished.published()
         assert set(airflow.statuses(RUN).values()) == {"built"}
         assert left(engine) == []
     finally:
@@ -132,21 +156,16 @@ def test_killed_container_and_killed_task_end_with_the_bytes_of_a_run_without_co
 
 
 def test_no_gpu_fails_at_once_and_a_machine_that_has_one_goes_on(
-    ask_airflow: Ask,
-    engine: Engine,
-    world: World,
-    variables: dict[str, str],
-    expected: dict[str, bytes],
-    receiver: Receiver,
+    ask_airflow: Ask, engine: Engine, finished: World, receiver: Receiver
 ) -> None:
     """The engine's GPU is none: it accepts the request, and the stage then runs on the CPU."""
-    shutil.rmtree(world.store / "artifacts/extract")
+    shutil.rmtree(finished.store / "artifacts/extract")
     more = {"XMAS_MAX_GPUS": "1", "XMAS_ALERT_URLS": receiver.url, "XMAS_DOCKER_ULIMITS": "nofile=4096:8192"}
-    refused = try_run(ask_airflow, world, variables, **more)
-    assert failed(refused) == [BUILD]
-    (alert,) = {alert["message"] for alert in receiver.got}
-    assert "the engine gives no GPU: could not select device driver" in alert
-    assert "XMAS_MAX_GPUS=0" in alert
+    assert failed(try_run(ask_airflow, engine, finished, **more)) == [BUILD]
+    assert len(receiver.got) == 3, "one a partition"
+    for alert in receiver.got:
+        assert "the engine gives no GPU: could not select device driver" in alert["message"]
+        assert "XMAS_MAX_GPUS=0" in alert["message"]
     assert left(engine) == []
 
     engine.restart(fake_gpu=True)
@@ -154,13 +173,15 @@ def test_no_gpu_fails_at_once_and_a_machine_that_has_one_goes_on(
         seen: list[dict[str, Any]] = []
         watching = threading.Thread(target=lambda: seen.append(first_container(engine)))
         watching.start()
-        assert try_run(ask_airflow, world, variables, **more)["state"] == "success"
+        answer = try_run(ask_airflow, engine, finished, **more)
         watching.join()
         assert left(engine) == []
     finally:
         engine.restart(fake_gpu=False)
-    assert world.published() == expected
-    check_first_partition(seen[0], world)
+    assert answer["state"] == "success"
+    # The parts have the bytes of those that were built without containers, so nothing after them is built again.
+    assert (answer["tasks"][BUILD], answer["tasks"]["cluster.build"]) == (["success"] * 3, ["skipped"])
+    check_first_partition(seen[0], finished)
 
 
 def check_first_partition(container: dict[str, Any], world: World) -> None:
