@@ -48,7 +48,7 @@ def call_here(
         (["--budget", "-3"], "budget '-3' is not a percentage", "Correct it"),
         (["--budget", "101%"], "budget '101%' is above the pool", "Correct it"),
         (["--budget", "1.5"], "budget '1.5' is no whole number", "Correct it"),
-        (["--method", "magic"], "unknown method 'magic'", "Correct it"),
+        (["--method", "magic"], "unknown method 'magic'", "module:class"),
         (["--set", "cluster.num_clusters=[5"], "is not YAML", "Correct it"),
         (["--recipe", "dmo"], "there is no recipe 'dmo'", "demo"),
         (["--nothing"], "No such option", "See --help"),

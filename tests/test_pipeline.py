@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from xmas_job.config import RunConfig, load_config, recipe_names, validate_config
+from xmas_job.config import RunConfig, validate_config
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.pipeline import STAGES, Node, is_source, node_id, plan, sources, split_training_key
+from xmas_job.recipe_files import load_config, recipe_names
 
 COMPARISON: dict[str, Any] = {
     "num_seeds": 2,

@@ -153,10 +153,10 @@ def tiny_qwen(seed: int = 0) -> LVLM:
     return LVLM(_with_random_biases(Qwen2_5_VLForConditionalGeneration(config)), processor)
 
 
-def sharpen(model: nn.Module, factor: float = 8) -> None:
+def sharpen(model: Any, factor: float = 8) -> None:
     """Multiply the decoder's q_proj and k_proj weights: a fresh model attends almost uniformly and hides mistakes."""
-    for name, parameter in model.named_parameters():
-        if "language_model" in name and name.endswith(("q_proj.weight", "k_proj.weight")):
+    for name, parameter in model.get_decoder().named_parameters():
+        if name.endswith(("q_proj.weight", "k_proj.weight", "qkv_proj.weight")):
             parameter.data.mul_(factor)
 
 

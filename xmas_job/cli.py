@@ -163,6 +163,28 @@ def show(
     print_json(result) if as_json else _print_run(result)
 
 
+@app.command()
+def methods(as_json: JsonOption = False) -> None:
+    """List the selection methods: paper, signals, whether one ranking serves every budget, cost, what each keeps."""
+    result = load_entrypoint("xmas_job.commands.methods:list_methods")()
+    if as_json:
+        print_json(result)
+        return
+    rows = [
+        (
+            method["name"] + (" (experimental)" if method["experimental"] else ""),
+            method["keeps"],
+            ", ".join(f"{need['signal']} ({need['checkpoints']})" for need in method["signals"]) or "none",
+            "yes" if method["nested"] else "no",
+            method["cost"],
+            f"needs {', '.join(method['missing'])}" if method["missing"] else "yes",
+            method["paper"],
+        )
+        for method in result["methods"]
+    ]
+    print_table(("method", "keeps", "signals (checkpoints)", "nested", "cost", "served", "paper"), rows)
+
+
 @demo.command()
 def land(as_json: JsonOption = False) -> None:
     """Write the demo's data and models into the store, as any dataset lands. Does nothing if they are there."""

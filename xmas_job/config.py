@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from xmas_job.catalog.methods import METHODS
+from xmas_job.catalog.methods import find_method
+from xmas_job.catalog.signals import EXTRACTED, SIGNALS
 from xmas_job.core.budget import parse_budget
 from xmas_job.errors import UsageError
 
@@ -22,6 +21,7 @@ TextOnlyPolicy = Literal["cluster", "proportional", "exclude"]
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
 
+Layer = Annotated[int, Field(ge=0)]
 DatasetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z0-9][A-Za-z0-9_.-]*)?$")]
 """A folder of landing/: name (newest version) or name@version."""
 
@@ -103,19 +103,51 @@ class ProxyConfig(Section):
     training: TrainingConfig = TrainingConfig()
 
 
-class ExtractConfig(Section):
-    """Alignment scores at every checkpoint."""
+class AlignmentConfig(Section):
+    """Which score of the alignment family; defaults are the paper's. Equations: extraction/alignment.py."""
 
-    top_k: int = Field(5, ge=1, description="Singular values kept of each cross-modal block.")
+    attention: Literal["paper", "head_mean"] = Field(
+        "paper", description="One map of all heads side by side before RoPE, or the mean of the heads' own maps."
+    )
+    block: Literal["cross_modal", "full"] = Field("cross_modal", description="Text rows and image columns, or all.")
+    layers: Literal["all", "first", "last"] | tuple[Layer, ...] = Field("all", description="Or a list, from 0.")
+    aggregation: Literal["sum", "concat_text", "concat_vision"] = Field("sum", description="Of the layers' blocks.")
+    score: Literal["singular_values", "leading_vector"] = "singular_values"
+    top_k: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        5, description="Singular values kept; of all only the sum is kept."
+    )
+
+
+class ExtractConfig(Section):
+    """Signals at every checkpoint."""
+
+    signals: tuple[str, ...] = Field(("alignment",), min_length=1, description="One pass serves all of them.")
+    alignment: AlignmentConfig = AlignmentConfig()
+    coincide_layers: tuple[Layer, ...] = Field(
+        (3, 7, 11, 15, 19),
+        min_length=1,
+        description="Decoder layers of COINCIDE's features; those of a 24-layer proxy.",
+    )
+    share_prefixes: bool = Field(default=True, description="Compute what examples on one image share once.")
     partition_size: int = Field(4096, ge=1, description="Examples a partition; never depends on the workers.")
     token_budget: int = Field(16_384, ge=1, description="Padded tokens a batch.")
     max_length: int = Field(2048, ge=16)
     hardware: Hardware = Hardware()
 
+    @field_validator("signals")
+    @classmethod
+    def _known_signals(cls, signals: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in signals if name not in EXTRACTED]:
+            raise ValueError(f"unknown signal {unknown[0]!r}; known: {', '.join(sorted(EXTRACTED))}")
+        return tuple(sorted(set(signals)))
+
 
 class ClusterConfig(Section):
     """K-means over trajectories (faiss)."""
 
+    score: Literal["sum", "values"] = Field(
+        "sum", description="A trajectory's steps: the sum of an example's values, or the values themselves."
+    )
     num_clusters: int = Field(1000, ge=1, description="K.")
     num_iterations: int = Field(100, ge=1)
     max_points_per_centroid: int = Field(256, ge=1, description="k-means trains on at most K times as many examples.")
@@ -125,17 +157,23 @@ class ClusterConfig(Section):
 class SelectConfig(Section):
     """One ranking of the pool."""
 
-    method: str = "xmas"
+    method: str = Field("xmas", description='A name that `xmas-job methods` lists, or "module:class" of your own.')
     params: Mapping[str, bool | int | float | str] = Field(default_factory=dict)
     text_only: TextOnlyPolicy = "proportional"
     seed: int = 0
+    budget: str | None = Field(
+        None, description="Filled in from publish.budget where the choice depends on it (methods that are not nested)."
+    )
 
     @field_validator("method")
     @classmethod
     def _known_method(cls, method: str) -> str:
-        if method not in METHODS:
-            raise ValueError(f"unknown method {method!r}; known: {', '.join(sorted(METHODS))}")
+        find_method(method)
         return method
+
+    def identity(self) -> dict[str, Any]:
+        """With the method's version: a method from outside changes without a new version of this package."""
+        return {**super().identity(), "method_version": find_method(self.method).version}
 
 
 class PublishConfig(Section):
@@ -203,6 +241,22 @@ class RunConfig(Section):
     comparison: ComparisonConfig | None = Field(None, description="Absent: select and publish only.")
     channel: str = Field("latest", pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Moves to the published selection.")
 
+    @field_validator("select")
+    @classmethod
+    def _signals_can_exist(cls, select: SelectConfig) -> SelectConfig:
+        for signal in find_method(select.method).signal_names:
+            if signal not in SIGNALS:
+                raise UsageError(
+                    f"method {select.method!r} needs the signal {signal!r}, which does not exist.",
+                    f"Signals are: {', '.join(sorted(SIGNALS))}.",
+                )
+            if SIGNALS[signal].stage is None:
+                raise UsageError(
+                    f"method {select.method!r} needs the signal {signal!r}, which no stage hands to methods.",
+                    SIGNALS[signal].remedy,
+                )
+        return select
+
     @field_validator("image_roots")
     @classmethod
     def _keys_of_the_store(cls, roots: Mapping[str, str]) -> Mapping[str, str]:
@@ -211,6 +265,15 @@ class RunConfig(Section):
             if key.parts[:1] != ("landing",) or ".." in key.parts or str(key) != root:
                 raise ValueError(f"{root!r} is no key under landing/, from where exports name images; land them there")
         return roots
+
+    @model_validator(mode="after")
+    def _signal_is_extracted(self) -> RunConfig:
+        needed = find_method(self.select.method).clustered_signal
+        if needed is not None and needed not in self.extract.signals:
+            raise ValueError(f"select.method {self.select.method!r} needs {needed!r} among extract.signals")
+        if self.extract.alignment.score == "leading_vector" and self.cluster.score != "values":
+            raise ValueError("the entries of leading_vector have no meaningful sum; set cluster.score to values")
+        return self
 
     @model_validator(mode="after")
     def _disjoint_datasets(self) -> RunConfig:
@@ -225,29 +288,6 @@ class RunConfig(Section):
         if self.comparison and self.comparison.evaluate.dataset.partition("@")[0] in names:
             raise ValueError(f"{self.comparison.evaluate.dataset!r} is in the pool and held out at once")
         return self
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes shipped with the package."""
-    folder = resources.files("xmas_job") / "recipes"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def load_config(recipe: str, overrides: Sequence[str] = (), text: bytes | None = None) -> RunConfig:
-    """A recipe (a shipped name, or the path of a YAML file) with dotted overrides.
-
-    Args:
-        recipe: e.g. "demo" or "runs/weekly.yaml".
-        overrides: e.g. ["publish.budget=10%", "cluster.num_clusters=50"]; values are YAML.
-        text: content of a recipe that was read from a store already; `recipe` then only names it.
-
-    Raises:
-        UsageError: for an unknown recipe, a bad override, an unknown key or a wrong value.
-    """
-    data = _parse_recipe(recipe, _recipe_text(recipe) if text is None else text)
-    for override in overrides:
-        _apply_override(data, override)
-    return validate_config(data, where=f"recipe {recipe}")
 
 
 def validate_config(data: Mapping[str, Any], *, where: str) -> RunConfig:
@@ -267,43 +307,6 @@ def validate_config(data: Mapping[str, Any], *, where: str) -> RunConfig:
         raise UsageError(
             f"{where}: {path}: {message}." if path else f"{where}: {message}.", "Correct it and run again."
         ) from None
-
-
-def _recipe_text(recipe: str) -> bytes:
-    if recipe in recipe_names():
-        return (resources.files("xmas_job") / "recipes" / f"{recipe}.yaml").read_bytes()
-    if Path(recipe).is_file():
-        return Path(recipe).read_bytes()
-    raise UsageError(
-        f"there is no recipe {recipe!r}.", f"Known: {', '.join(recipe_names())}; or give the path of a YAML file."
-    )
-
-
-def _parse_recipe(recipe: str, text: bytes) -> dict[str, Any]:
-    data = _parse_yaml(text, f"recipe {recipe}")
-    if not isinstance(data, dict):
-        raise UsageError(f"recipe {recipe} is no mapping of sections.", "Start from a shipped recipe.")
-    return data
-
-
-def _parse_yaml(text: bytes | str, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}.", "Correct it.") from None
-
-
-def _apply_override(data: dict[str, Any], override: str) -> None:
-    path, separator, value = override.partition("=")
-    keys = path.strip().split(".")
-    if not separator or not all(keys):
-        raise UsageError(f"override {override!r} is not of the form section.key=value.", "E.g. cluster.num_clusters=50")
-    node = data
-    for key in keys[:-1]:
-        node = node.setdefault(key, {})
-        if not isinstance(node, dict):
-            raise UsageError(f"override {override!r}: {key!r} is a value, not a section.", "Check the recipe.")
-    node[keys[-1]] = _parse_yaml(value, f"override {override!r}")
 
 
 def _suggestion(location: Sequence[int | str]) -> str:

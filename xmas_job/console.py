@@ -11,16 +11,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from xmas_job.config import RunConfig, load_config
+from xmas_job.config import RunConfig
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment, load_environment
 from xmas_job.logs import configure_logs
+from xmas_job.recipe_files import load_config
 
 RecipeOption = Annotated[
     str, typer.Option("--recipe", help="A shipped recipe (demo, ...), or the path or URI of a YAML file.")
 ]
 BudgetOption = Annotated[str | None, typer.Option("--budget", help="15%, 0.15 or 300. Default: the recipe's.")]
-MethodOption = Annotated[str | None, typer.Option("--method", help="xmas, random or full. Default: the recipe's.")]
+MethodOption = Annotated[
+    str | None,
+    typer.Option("--method", help="A name that `xmas-job methods` lists, or module:class. Default: the recipe's."),
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value, any setting of the recipe; repeatable.")
 ]

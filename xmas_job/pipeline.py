@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xmas_job.catalog.methods import METHODS
+from xmas_job.catalog.methods import find_method
 from xmas_job.config import Hardware, IngestSection, ReportConfig, RunConfig, Section, SelectConfig
 from xmas_job.fingerprint import stage_fingerprint
 
@@ -124,7 +124,7 @@ def _landed(config: RunConfig) -> tuple[str, ...]:
 
 
 def _clustered(config: RunConfig) -> bool:
-    return METHODS[config.select.method].clustered_signal is not None
+    return find_method(config.select.method).clustered_signal is not None
 
 
 def _one_if_clustered(config: RunConfig) -> tuple[str, ...]:
@@ -170,7 +170,8 @@ def _ingest_section(config: RunConfig, dataset: str) -> Section:
 
 def _select_section(config: RunConfig, arm: str) -> Section:
     if arm == SUBSET:
-        return config.select
+        is_nested = find_method(config.select.method).nested
+        return config.select.model_copy(update={"budget": None if is_nested else config.publish.budget})
     name, _, number = arm.partition(".")
     # Never the seed of the asked-for selection: a random one would be compared with itself.
     seed = config.select.seed + 1 + int(number or 0)
@@ -200,7 +201,7 @@ def _nodes(stage: str, keys: tuple[str, ...]) -> tuple[str, ...]:
 
 def _select_inputs(config: RunConfig, arm: str) -> Inputs:
     method = config.select.method if arm == SUBSET else arm.partition(".")[0]
-    cluster = {"cluster": ("cluster",)} if METHODS[method].clustered_signal else {}
+    cluster = {"cluster": ("cluster",)} if find_method(method).clustered_signal else {}
     return {"pool": ("pool",), **cluster}
 
 
@@ -280,7 +281,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="extract",
-        version=1,
+        version=2,
         entrypoint="xmas_job.stages.extract:run",
         keys=_scored_datasets,
         section=lambda config, _: config.extract,
@@ -293,7 +294,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="cluster",
-        version=1,
+        version=2,
         entrypoint="xmas_job.stages.cluster:run",
         keys=_one_if_clustered,
         section=lambda config, _: config.cluster,

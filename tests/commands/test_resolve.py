@@ -9,8 +9,8 @@ import pytest
 
 from tests.small_world import World, land_version
 from xmas_job.commands.resolve import latest_run_id, new_run_id, read_run, resolve_run, start, start_run
-from xmas_job.config import load_config
 from xmas_job.errors import UsageError
+from xmas_job.recipe_files import load_config
 from xmas_job.runner import Run
 
 

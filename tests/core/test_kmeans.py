@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -147,3 +148,28 @@ def test_feature_that_is_not_finite_is_refused_with_its_row(bad: float) -> None:
     features[4, 1] = features[5, 2] = bad
     with pytest.raises(BadDataError, match=r"2 of 6 feature rows are not finite \(first row: 4\)"):
         clustered(features, 1)
+
+
+def test_spherical_clusters_are_directions_by_hand() -> None:
+    rows = np.array([[1, 0], [50, 1], [0, 2], [1, 90]], dtype=np.float32)
+    result = cluster(rows, num_clusters=2, num_iterations=20, max_points_per_centroid=9, seed=1, spherical=True)
+    flat, steep = result.assignments[[0, 2]]
+    assert result.assignments.tolist() == [flat, flat, steep, steep]
+    assert np.linalg.norm(result.centroids, axis=1).tolist() == pytest.approx([1, 1], rel=1e-6)
+    # Between the directions 0° and 1.146° lies 0.573°; the chord to it is 2 sin(0.2865°) = 0.01.
+    assert result.distances[:2].tolist() == pytest.approx([0.01, 0.01], rel=1e-2)
+
+
+def test_training_rows_come_from_everywhere() -> None:
+    """In order of the rows, the first hundred hold one of two heaps: a prefix would never see the other."""
+    features = np.repeat([[0.0, 0.0], [30.0, 0.0]], 1000, axis=0) + np.random.default_rng(0).normal(size=(2000, 2))
+    result = clustered(features, 2, max_points_per_centroid=50)
+    assert sorted(result.sizes.tolist()) == [1000, 1000]
+
+
+def test_mapped_half_precision_rows_give_what_an_array_gives(tmp_path: Path) -> None:
+    features = blobs(300, 3, 0.1)[0].astype(np.float16)
+    np.save(tmp_path / "features.npy", features)
+    settings: Any = {"num_clusters": 3, "num_iterations": 10, "max_points_per_centroid": 64, "seed": 2}
+    mapped = cluster(np.load(tmp_path / "features.npy", mmap_mode="r"), **settings)
+    assert bytes_of(mapped) == bytes_of(cluster(features.astype(np.float32), **settings))

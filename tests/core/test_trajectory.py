@@ -37,3 +37,17 @@ def test_one_checkpoint_has_no_steps() -> None:
 def test_no_examples_have_no_instability() -> None:
     assert instability(np.empty((0, 7), dtype=np.float32)).shape == (0,)
     assert alignment_scores(np.empty((0, 5), dtype=np.float32)).shape == (0,)
+
+
+def test_other_measures_by_hand() -> None:
+    """Steps 1 and -2: squares 1 + 4; values 0, 1, -1 have mean 0 and variance 2/3."""
+    trajectory = np.array([[0.0, 1.0, -1.0]], dtype=np.float32)
+    assert instability(trajectory, "sum_sq").tolist() == [5.0]
+    assert instability(trajectory, "variance").tolist() == pytest.approx([2 / 3])
+
+
+def test_instability_of_vectors_adds_up_their_entries() -> None:
+    """Two entries that move by 1 and 2, then by 3 and 0."""
+    vectors = np.array([[[0.0, 5.0], [1.0, 3.0], [4.0, 3.0]]], dtype=np.float32)
+    assert instability(vectors).tolist() == [6.0]
+    assert instability(vectors, "sum_sq").tolist() == [14.0]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.dags.inside_airflow import CONFS
-from xmas_job.config import load_config
 from xmas_job.core.budget import parse_budget
 from xmas_job.pipeline import STAGES, is_source, plan
+from xmas_job.recipe_files import load_config
 
 HEAVY = {"torch", "transformers", "faiss", "numpy", "pyarrow", "boto3", "matplotlib", "PIL", "apprise", "pandas"}
 BUDGETS = ["15%", "0.15", "300", "1", ".5", ".5%", "0.5%", "015%", "00.5", "99.9%", "100%", "100.0%", "12.5%"]

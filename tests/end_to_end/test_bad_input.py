@@ -63,7 +63,7 @@ CASES = [
     (nothing, ["--budget", "0"], 2, "budget '0' selects nothing", "Correct it"),
     (nothing, ["--budget", "101%"], 2, "above the pool", "Correct it"),
     (nothing, ["--budget", "100000"], 2, "budget 100000 is above the pool", "Ask for at most"),
-    (nothing, ["--method", "magic"], 2, "unknown method 'magic'; known: full, random, xmas", "Correct it"),
+    (nothing, ["--method", "magic"], 2, "unknown method 'magic'; known: clip_score, ", "module:class"),
     (nothing, ["--set", "proxy.model=models/none"], 2, "'models/none' is no model folder", "Give the folder"),
     (nothing, ["--set", "cluster.num_clusters=5000"], 2, "cluster.num_clusters is 5000", "well below"),
     (show_one_picture_only, [], 2, "cluster.num_clusters is 6, but 2 examples have an image", "well below 2"),

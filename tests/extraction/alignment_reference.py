@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,14 @@ class Reference:
         singular = np.linalg.svd(block, compute_uv=False)[:top_k]
         return np.pad(singular, (0, top_k - len(singular)))
 
+    def _keep_fused(self, kept: dict[tuple[int, str], np.ndarray], index: int, *call: Any) -> None:
+        """Phi-3 puts out queries, keys and values in a row."""
+        output = call[-1][0].detach().numpy()
+        head_width = self.text.hidden_size // self.text.num_attention_heads
+        query, key = output[:, : self.text.hidden_size], output[:, self.text.hidden_size :]
+        kept[index, "q_proj"] = query
+        kept[index, "k_proj"] = key[:, : head_width * self.text.num_key_value_heads]
+
     def _attention(self, query: np.ndarray, key: np.ndarray, mistakes: Mistakes) -> np.ndarray:
         num_heads, num_key_heads = self.text.num_attention_heads, self.text.num_key_value_heads
         length, width = query.shape
@@ -87,6 +96,9 @@ class Reference:
         hooks = []
         layers = self.model.model.language_model.layers
         for index, layer in enumerate(layers):
+            if hasattr(layer.self_attn, "qkv_proj"):
+                hooks.append(layer.self_attn.qkv_proj.register_forward_hook(partial(self._keep_fused, kept, index)))
+                continue
             for name in ("q_proj", "k_proj"):
 
                 def keep(module: Any, _: Any, output: torch.Tensor, place: tuple[int, str] = (index, name)) -> None:

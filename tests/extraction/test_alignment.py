@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import Phi3Config
+from transformers import GPTNeoXConfig, Phi3Config
 
 from tests.extraction.alignment_reference import Mistakes, Reference
 from tests.tiny_models import sharpen, text_sizes, tiny_llava, tiny_qwen
 from xmas_job.data.examples import Example, Turn
 from xmas_job.errors import BadDataError, UsageError
-from xmas_job.extraction.alignment import (
-    absence_reason,
-    alignment_values,
-    num_block_tokens,
-    top_singular_values,
-)
+from xmas_job.extraction.alignment import top_singular_values
+from xmas_job.extraction.signals import Request, plain_signals
+from xmas_job.extraction.spans import block_absence, num_block_tokens
 from xmas_job.models.adapter import LVLM, Encoded
 
 TOLERANCE = 1e-5
@@ -59,6 +56,10 @@ def picture(seed: int, width: int, height: int, block: int = 1) -> Image.Image:
 PICTURES = {"a": picture(1, 48, 48), "b": picture(2, 64, 32, block=8)}
 
 
+def alignment_values(lvlm: LVLM, *encoded: Encoded) -> np.ndarray:
+    return plain_signals(lvlm, encoded, Request(), where="checkpoint 4")["alignment"].double().numpy()
+
+
 @dataclass(frozen=True)
 class Case:
     lvlm: LVLM
@@ -66,8 +67,7 @@ class Case:
     encoded: list[Encoded]
 
     def values(self, *indices: int) -> np.ndarray:
-        batch = self.lvlm.collate([self.encoded[index] for index in indices])
-        return alignment_values(self.lvlm, batch, top_k=5, checkpoint=0).double().numpy()
+        return alignment_values(self.lvlm, *(self.encoded[index] for index in indices))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -103,18 +103,12 @@ def test_score_does_not_depend_on_batch_or_padding(case: Case) -> None:
         np.testing.assert_allclose(together, alone[list(order)], rtol=1e-6)
 
 
-def test_padding_side_does_not_matter(case: Case) -> None:
-    batch = case.lvlm.collate([case.encoded[index] for index in (0, 1)], padding_side="left")
-    values = alignment_values(case.lvlm, batch, top_k=5, checkpoint=0).double().numpy()
-    np.testing.assert_allclose(values.sum(axis=1), case.values(0, 1).sum(axis=1), rtol=1e-6)
-
-
 def test_values_beyond_the_rows_are_zero(case: Case) -> None:
     whole = case.encoded[1]
     num_rows, _ = num_block_tokens(whole)
     cut = case.lvlm.encode(EXAMPLES[1], [PICTURES["b"]], max_length=len(whole.input_ids) - num_rows + 2)
     assert num_block_tokens(cut)[0] == 2
-    values = alignment_values(case.lvlm, case.lvlm.collate([cut, whole]), top_k=5, checkpoint=0).double().numpy()
+    values = alignment_values(case.lvlm, cut, whole)
     np.testing.assert_allclose(values[0], case.reference.values(cut), rtol=TOLERANCE)
     np.testing.assert_array_equal(values[0, 2:], 0)
     assert values[0, 1] > 0
@@ -133,30 +127,21 @@ def test_top_singular_values_of_hand_worked_blocks() -> None:
         torch.tensor([[3.0, 0.0], [0.0, 4.0]]),
         torch.ones(1, 4),
         torch.tensor([[2.0, 2.0, 1.0], [2.0, -2.0, 0.0]]),
-        torch.tensor([[2.0, 2.0, 1.0], [2.0, -2.0, 0.0]]).T,
     ]
-    expected = [[4, 3, 0], [2, 0, 0], [3, 8**0.5, 0], [3, 8**0.5, 0]]
-    np.testing.assert_allclose(top_singular_values(blocks, 3).numpy(), expected, rtol=1e-14, atol=1e-14)
-
-
-def test_top_singular_values_equal_full_svd_for_mixed_shapes() -> None:
-    rng = np.random.default_rng(0)
-    blocks = [rng.random(shape) for shape in ((40, 16), (7, 30), (3, 3), (90, 12))]
-    expected = [
-        np.pad(np.linalg.svd(block, compute_uv=False)[:5], (0, max(0, 5 - min(block.shape)))) for block in blocks
-    ]
-    actual = top_singular_values([torch.from_numpy(block) for block in blocks], 5).numpy()
-    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-7)
+    expected = [[4, 3, 0], [2, 0, 0], [3, 8**0.5, 0]]
+    for block, singular in zip(blocks, expected, strict=True):
+        gram = (block @ block.T).double()
+        np.testing.assert_allclose(top_singular_values(gram[None], 3)[0], singular, rtol=1e-14, atol=1e-14)
 
 
 def test_absence_reasons(case: Case) -> None:
     text_only = Example("text", (Turn("user", "Which?"), Turn("assistant", "red")))
-    assert absence_reason(case.lvlm.encode(text_only, []), text_only) == "text_only"
+    assert block_absence(case.lvlm.encode(text_only, []), text_only) == "text_only"
     example, whole = EXAMPLES[1], case.encoded[1]
     images = [PICTURES["b"]]
     first, last = (int(position) for position in whole.image_token_mask.nonzero()[[0, -1], 0])
     reasons = {
-        length: absence_reason(case.lvlm.encode(example, images, max_length=length), example)
+        length: block_absence(case.lvlm.encode(example, images, max_length=length), example)
         for length in (first, first + 1, last, last + 1, last + 2, 1000)
     }
     assert reasons == {
@@ -177,7 +162,7 @@ def fresh() -> tuple[LVLM, Encoded]:
 
 
 def num_hooks(lvlm: LVLM) -> int:
-    return sum(len(module._forward_hooks) for module in lvlm.model.modules())
+    return sum(len(one._forward_hooks) + len(one._forward_pre_hooks) for one in lvlm.model.modules())
 
 
 def test_nan_names_example_and_checkpoint(fresh: tuple[LVLM, Encoded]) -> None:
@@ -185,7 +170,7 @@ def test_nan_names_example_and_checkpoint(fresh: tuple[LVLM, Encoded]) -> None:
     with torch.no_grad():
         lvlm.model.model.language_model.layers[0].self_attn.v_proj.weight[0, 0] = float("nan")
     with pytest.raises(BadDataError, match=r"example short at checkpoint 4"):
-        alignment_values(lvlm, lvlm.collate([encoded]), top_k=5, checkpoint=4)
+        alignment_values(lvlm, encoded)
 
 
 def test_hooks_are_removed_after_success_and_after_an_exception(fresh: tuple[LVLM, Encoded]) -> None:
@@ -193,12 +178,10 @@ def test_hooks_are_removed_after_success_and_after_an_exception(fresh: tuple[LVL
     batch = lvlm.collate([encoded])
     lvlm.model(**batch.model_inputs)  # transformers leaves hooks of its own at the first pass
     before = num_hooks(lvlm)
-    alignment_values(lvlm, batch, top_k=5, checkpoint=0)
+    alignment_values(lvlm, encoded)
     assert num_hooks(lvlm) == before
-    del batch.model_inputs["pixel_values"]
-    batch.model_inputs["input_ids"] = batch.model_inputs["input_ids"] + 10**6
     with pytest.raises(IndexError):
-        alignment_values(lvlm, batch, top_k=5, checkpoint=0)
+        alignment_values(lvlm, replace(encoded, input_ids=encoded.input_ids + 10**6, image_inputs={}))
     assert num_hooks(lvlm) == before
 
 
@@ -215,7 +198,7 @@ def test_nothing_after_the_last_projections_runs(fresh: tuple[LVLM, Encoded]) ->
     }
     for name, module in watched.items():
         module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
-    alignment_values(lvlm, lvlm.collate([encoded]), top_k=5, checkpoint=0)
+    alignment_values(lvlm, encoded)
     assert ran == ["first mlp", "last q_proj"]
 
 
@@ -227,13 +210,21 @@ def test_full_attention_is_never_built(fresh: tuple[LVLM, Encoded], monkeypatch:
     monkeypatch.setattr(
         torch, "softmax", lambda scores, dim: shapes.append(tuple(scores.shape)) or softmax(scores, dim)
     )
-    alignment_values(lvlm, lvlm.collate([encoded]), top_k=5, checkpoint=0)
-    assert shapes == [(num_block_tokens(encoded)[0], len(encoded.input_ids))] * 3
+    alignment_values(lvlm, encoded)
+    assert shapes == [(1, num_block_tokens(encoded)[0], len(encoded.input_ids))] * 3
 
 
-def test_fused_projections_are_refused_by_name() -> None:
+def test_fused_projections_are_split() -> None:
+    lvlm = tiny_llava(text_config=Phi3Config(**text_sizes(tiny_llava().processor.tokenizer)))
+    sharpen(lvlm.model)
+    encoded = lvlm.encode(EXAMPLES[0], [PICTURES["a"]])
+    expected = Reference(lvlm).values(encoded)
+    np.testing.assert_allclose(alignment_values(lvlm, encoded)[0], expected, rtol=TOLERANCE)
+
+
+def test_unknown_projections_are_refused_by_name() -> None:
     sizes = text_sizes(tiny_llava().processor.tokenizer)
-    lvlm = tiny_llava(text_config=Phi3Config(**sizes))
-    batch = lvlm.collate([lvlm.encode(EXAMPLES[1], [PICTURES["b"]])])
-    with pytest.raises(UsageError, match="Phi3Model layer 0 has no separate q_proj and k_proj"):
-        alignment_values(lvlm, batch, top_k=5, checkpoint=0)
+    lvlm = tiny_llava(text_config=GPTNeoXConfig(**sizes))
+    encoded = lvlm.encode(EXAMPLES[1], [PICTURES["b"]])
+    with pytest.raises(UsageError, match="GPTNeoXModel layer 0 has neither q_proj and k_proj nor a qkv_proj"):
+        alignment_values(lvlm, encoded)

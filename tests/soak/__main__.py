@@ -11,9 +11,9 @@ import json
 import random
 import secrets
 import shutil
-import signal
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -34,27 +34,31 @@ def run_to_the_end(world: World) -> float:
     return time.monotonic() - started
 
 
-def kill_once(world: World, rng: random.Random, longest_seconds: float) -> str:
-    """Start the command and kill it, or one of its processes, at a random moment; what was killed."""
+def kill_once(world: World, rng: random.Random, longest_seconds: float) -> str | None:
+    """Start the command and kill it, or one of its processes, at a random moment.
+
+    Returns:
+        What was killed and when; None if the command had ended by then.
+    """
     process = world.start(*COMMAND, "--recipe", str(world.recipe))
     delay = rng.uniform(0, longest_seconds)
     end = time.monotonic() + delay
     while process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
-    whole = psutil.Process(process.pid) if process.poll() is None else None
-    children = whole.children(recursive=True) if whole else []
-    victim = rng.choice([whole, *children]) if whole else None
-    try:
-        if victim:
-            victim.send_signal(signal.SIGKILL)
-        name = "nothing, it had ended" if victim is None else "the run" if victim == whole else "a stage"
-    except psutil.NoSuchProcess:
-        name = "nothing, it had ended"
+    killed, children = None, []
+    if process.poll() is None:
+        whole = psutil.Process(process.pid)
+        children = whole.children(recursive=True)
+        victim = rng.choice([whole, *children])
+        with suppress(psutil.NoSuchProcess):
+            name = "the run" if victim == whole else " ".join(victim.cmdline()[-4:])
+            victim.kill()
+            killed = f"{name} after {delay:.2f} s"
     process.communicate(timeout=DEADLINE_SECONDS)
     # Stages end when their standard input closes; a processor that is busy may take a moment over it.
     _, left = psutil.wait_procs(children, timeout=END_SECONDS)
     assert not left, f"processes left: {left}"
-    return f"{name} after {delay:.2f} s"
+    return killed
 
 
 def check_nothing_is_left(world: World) -> None:
@@ -87,10 +91,13 @@ def main() -> None:
         while num_kills < arguments.kills:
             num_rounds += 1
             world = landed.copy(Path(folder) / "world")
-            for _ in range(min(rng.randint(1, 4), arguments.kills - num_kills)):
-                num_kills += 1
+            planned = min(rng.randint(1, 4), arguments.kills - num_kills)
+            for _ in range(planned):
                 killed = kill_once(world, rng, seconds)
-                print(json.dumps({"round": num_rounds, "kill": num_kills, "killed": killed}), flush=True)
+                print(json.dumps({"round": num_rounds, "killed": killed}), flush=True)
+                if killed is None:
+                    break  # nothing is left to be killed in this world
+                num_kills += 1
             run_to_the_end(world)
             assert world.published() == calm.published(), f"round {num_rounds}: other bytes"
             check_nothing_is_left(world)

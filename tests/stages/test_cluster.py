@@ -149,3 +149,20 @@ def test_score_that_is_not_finite_is_refused(bench: Workbench) -> None:
     source = extracted(bench, ({1: {"a": (1, 1), "b": (float("nan"), 0)}}, {}))
     with pytest.raises(BadDataError, match="not finite"):
         bench.run(cluster.run, TWO, pool=make_pool(bench, "ab"), extract=source)
+
+
+def test_values_instead_of_sums_are_kept_and_clustered_by_entry(bench: Workbench) -> None:
+    """Like sums at every checkpoint, other values: only the entries tell the two pairs apart."""
+    at_1 = {"a": (4, 0), "b": (4.25, 0), "c": (2, 2), "d": (2, 2.25)}
+    at_2 = {"a": (5, 1), "b": (5, 1.25), "c": (3, 3), "d": (3.25, 3)}
+    made = bench.run(
+        cluster.run,
+        ClusterConfig(num_clusters=2, score="values"),
+        pool=make_pool(bench, "abcd"),
+        extract=[extracted(bench, ({1: at_1, 2: at_2}, {}), ({1: {}, 2: {}}, {}))],
+    )
+    rows = rows_of(made, "trajectories.parquet")
+    assert [row["trajectory"] for row in rows][::2] == [[[4, 0], [5, 1]], [[2, 2], [3, 3]]]
+    clusters = [row["cluster"] for row in rows_of(made, "assignments.parquet")]
+    assert clusters[0] == clusters[1] != clusters[2] == clusters[3]
+    assert len(rows_of(made, "centroids.parquet")[0]["vector"]) == 4

@@ -18,6 +18,7 @@ from tests.extraction.alignment_reference import Reference
 from tests.stages.workbench import Workbench, llava_row, picture, rows_of
 from tests.tiny_models import sharpen, tiny_llava
 from xmas_job.config import (
+    AlignmentConfig,
     EvaluateConfig,
     ExtractConfig,
     IngestSection,
@@ -28,7 +29,7 @@ from xmas_job.config import (
     TrainingConfig,
 )
 from xmas_job.data.stored import read_examples
-from xmas_job.extraction.layout import absent_path, checkpoints_of, signal_path
+from xmas_job.extraction.layout import absent_path, checkpoints_of, signal_path, signals_of
 from xmas_job.fingerprint import digest_of_folder
 from xmas_job.models.adapter import LVLM
 from xmas_job.stage_io import Source
@@ -54,7 +55,7 @@ ROWS = [
     },
 ]
 TRAINING = TrainingConfig(learning_rate=1e-2, global_batch=5, per_device_batch=5, max_length=48)
-EXTRACT = ExtractConfig(top_k=3, partition_size=5, token_budget=100, max_length=48)
+EXTRACT = ExtractConfig(alignment=AlignmentConfig(top_k=3), partition_size=5, token_budget=100, max_length=48)
 
 
 @dataclass
@@ -165,6 +166,7 @@ def test_partitions_follow_image_and_uid_with_text_only_last(world: World, parts
         assert scored | absent.keys() == set(order[5 * partition : 5 * partition + 5])
         assert not scored & absent.keys()
         expected = {"num_examples": len(scored) + len(absent), "num_scored": len(scored), "num_absent": len(absent)}
+        expected["num_split_batches"] = 0
         assert part.record.metrics == expected
         reasons |= absent
     assert {uid: reasons[uid] for uid in order[-2:]} == dict.fromkeys(order[-2:], "text_only")
@@ -211,6 +213,21 @@ def test_signals_have_their_width_and_token_counts(parts: list[Artifact]) -> Non
     for table in tables:
         assert table.schema.field("value").type == pa.list_(pa.float32(), 3)
         assert set(table["num_image_tokens"].to_pylist()) <= {16}
+
+
+def test_several_signals_are_written_side_by_side(world: World, proxy: Artifact, parts: list[Artifact]) -> None:
+    made = extracted(world, proxy, 2, signals=("alignment", "loss", "mean_state"))
+    assert signals_of(made) == ["alignment", "loss", "mean_state"]
+    assert [checkpoints_of(made, name) for name in signals_of(made)] == [[1, 2]] * 3
+    # The last partition has no image: two examples with a loss and a state, none with a score.
+    uids = in_partition_order(world)[-2:]
+    assert [row["uid"] for row in rows_of(made, absent_path(2, "alignment"))] == uids
+    assert rows_of(made, absent_path(2, "loss")) == rows_of(made, absent_path(2, "mean_state")) == []
+    states = rows_of(made, signal_path(1, 2, "mean_state"))
+    assert [row["uid"] for row in states] == uids
+    assert {len(row["value"]) for row in states} == {32}
+    assert all(row["value"][0] > 0 for row in rows_of(made, signal_path(2, 2, "loss")))
+    assert made.read(signal_path(1, 2)) == parts[2].read(signal_path(1, 2))
 
 
 # --- train_target and evaluate -------------------------------------------------------------------------------------

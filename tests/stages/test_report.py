@@ -19,7 +19,7 @@ from xmas_job.stages import pool, publish, report, select
 from xmas_job.storage.journal import outcome_key
 from xmas_job.storage.output import Output
 from xmas_job.storage.record import Artifact
-from xmas_job.storage.schemas import ABSENT, ASSIGNMENTS, PREDICTIONS, SCORES, trajectory_schema
+from xmas_job.storage.schemas import ABSENT, ASSIGNMENTS, PREDICTIONS, SCORES, centroid_schema, trajectory_schema
 
 EXAMPLES = [
     example_row("a", source="coco"),
@@ -48,6 +48,8 @@ def line(bench: Workbench, method: str = "xmas", budget: str = "50%") -> dict[st
         schema = trajectory_schema(2)
         output.table("trajectories.parquet", pa.Table.from_pylist(trajectories, schema), schema)
         output.table("assignments.parquet", pa.Table.from_pylist(assignments, ASSIGNMENTS), ASSIGNMENTS)
+        centroids = [{"cluster": number, "size": 1, "vector": [0.0, 0.0]} for number in range(4)]
+        output.table("centroids.parquet", pa.Table.from_pylist(centroids, centroid_schema(2)), centroid_schema(2))
         output.table("absent.parquet", pa.Table.from_pylist([{"uid": "m", "reason": "cut"}], ABSENT), ABSENT)
 
     positions = [{"checkpoint": t, "global_step": t, "fraction": fraction} for t, fraction in enumerate((0, 0.4, 1.0))]
@@ -190,7 +192,7 @@ def test_one_checkpoint_has_no_instability_and_no_cut(bench: Workbench) -> None:
 
     def fill(output: Output) -> None:
         output.table("trajectories.parquet", pa.Table.from_pylist(rows, schema), schema)
-        for path in ("assignments.parquet", "absent.parquet"):
+        for path in ("assignments.parquet", "centroids.parquet", "absent.parquet"):
             output.data(path, clustered.read(path))
 
     inputs["cluster"] = bench.write("cluster", fill)

@@ -11,7 +11,7 @@ from xmas_job.errors import UsageError
 from xmas_job.stages import select
 from xmas_job.storage.output import Output
 from xmas_job.storage.record import Artifact
-from xmas_job.storage.schemas import ABSENT, ASSIGNMENTS, POOL, trajectory_schema
+from xmas_job.storage.schemas import ABSENT, ASSIGNMENTS, POOL, centroid_schema, trajectory_schema
 
 # Cluster 3: a (instability 2), b (0.5), f (1); cluster 0: d (0.25); m has no score; t and u are text-only.
 TRAJECTORIES = {"a": [1.0, 3.0], "b": [1.0, 1.5], "d": [2.0, 1.75], "f": [4.0, 5.0]}
@@ -35,6 +35,8 @@ def clustered(bench: Workbench) -> Artifact:
         schema = trajectory_schema(2)
         output.table("trajectories.parquet", pa.Table.from_pylist(trajectories, schema), schema)
         output.table("assignments.parquet", pa.Table.from_pylist(assignments, ASSIGNMENTS), ASSIGNMENTS)
+        centroids = [{"cluster": number, "size": 1, "vector": [0.0, 0.0]} for number in range(4)]
+        output.table("centroids.parquet", pa.Table.from_pylist(centroids, centroid_schema(2)), centroid_schema(2))
         output.table("absent.parquet", pa.Table.from_pylist(absent, ABSENT), ABSENT)
 
     return bench.write("cluster", fill)
@@ -108,7 +110,7 @@ def test_unknown_parameter_is_refused_with_the_known_ones(
 ) -> None:
     with pytest.raises(UsageError, match="xmas has no parameter 'temperature'") as caught:
         bench.run(select.run, SelectConfig(params={"temperature": 1}), pool=pool, cluster=clustered)
-    assert caught.value.remedy == "It has: small_clusters, within_cluster."
+    assert caught.value.remedy == "It has: instability, small_clusters, within_cluster."
     with pytest.raises(UsageError, match="random has no parameter 'seed'") as caught:
         bench.run(select.run, SelectConfig(method="random", params={"seed": 1}), pool=pool)
     assert caught.value.remedy == "It has: none."

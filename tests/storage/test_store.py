@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -210,3 +211,9 @@ def test_reader_never_sees_a_part_while_a_writer_replaces(store: Store, start: C
         assert [key for key in keys(store, "") if key not in {"a/b", "a/end"}] == []
     writer.result()
     assert len(seen) > 1, "the reader saw only one version: the test proved nothing"
+
+
+def test_store_reaches_another_process(store: Store) -> None:
+    store.put("a", b"one")
+    again: Store = pickle.loads(pickle.dumps(store))
+    assert again.read("a") == b"one"

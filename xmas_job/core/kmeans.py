@@ -5,14 +5,19 @@ Bit-identical for one order of the rows and one seed, whatever the number of thr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xmas_job.core.similarity import unit_rows
 from xmas_job.errors import BadDataError, UsageError
 
 # N examples, D features, K clusters
+
+ROWS_AT_ONCE = 16_384
+"""Rows assigned at once; a multiple of faiss's own block, so that it changes no bit."""
 
 
 @dataclass(frozen=True)
@@ -30,26 +35,30 @@ class Clustering:
 
 
 def cluster(
-    features_ND: NDArray[np.float32],
+    features_ND: NDArray[np.floating],
     *,
     num_clusters: int,
     num_iterations: int,
     max_points_per_centroid: int,
     seed: int,
+    spherical: bool = False,
 ) -> Clustering:
-    """K-means under the Euclidean distance on the raw features.
+    """K-means on the raw features under the Euclidean distance, or on their directions.
 
     Source: XMAS appendix C (K = 1000, 100 iterations). Choice: the rows keep the order given, since k-means depends
     on it; callers sort by uid. Choice: one thread is not required, faiss gives the same bits for any number.
     Choice: it runs around the mean row, which changes no distance: faiss takes |x|^2 - 2xc + |c|^2 in float32, and
     far from the origin that assigns rows to clusters that are not the nearest.
 
+    Holds the training sub-sample and one block of rows, never a second N x D unless it trains on all of them.
+
     Args:
-        features_ND: shape (N, D).
+        features_ND: shape (N, D), may be memory-mapped.
         num_clusters: K.
         num_iterations: Lloyd iterations.
         max_points_per_centroid: k-means trains on a seeded sub-sample of at most K times as many rows.
         seed: of the sub-sample and the initial centroids.
+        spherical: rows and centroids are unit vectors, compared by cosine. Source: SemDeDup and COINCIDE.
 
     Raises:
         UsageError: if K is larger than the number of distinct rows.
@@ -57,38 +66,78 @@ def cluster(
     """
     import faiss
 
-    features = np.ascontiguousarray(features_ND, dtype=np.float32)
-    if not np.isfinite(features).all():
-        rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
-        raise BadDataError(
-            f"{rows.size} of {len(features)} feature rows are not finite (first row: {rows[0]}).",
-            "A checkpoint is broken: look at the loss of the proxy's training.",
-        )
-    num_distinct = len(np.unique(features, axis=0))
+    _require_finite(features_ND)
+    num_distinct = count_distinct(features_ND, limit=num_clusters)
     if num_clusters > num_distinct:
         raise UsageError(
             f"cluster.num_clusters is {num_clusters}, but there are only {num_distinct} distinct trajectories.",
             f"Set cluster.num_clusters to at most {num_distinct}.",
         )
     kmeans = faiss.Kmeans(
-        features.shape[1],
+        features_ND.shape[1],
         num_clusters,
         niter=num_iterations,
         seed=seed,
         nredo=1,
-        spherical=False,
+        spherical=spherical,
         min_points_per_centroid=1,
         max_points_per_centroid=max_points_per_centroid,
         gpu=False,
     )
-    mean_D = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centred = features - mean_D
-    kmeans.train(centred)
-    assignments = kmeans.index.search(centred, 1)[1][:, 0].astype(np.int32)
+    origin_D = np.zeros(features_ND.shape[1], dtype=np.float32)
+    if not spherical:
+        origin_D = features_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+    def prepared(rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        block = np.ascontiguousarray(features_ND[rows], dtype=np.float32)
+        return unit_rows(block) if spherical else block - origin_D
+
+    kmeans.train(prepared(_training_rows(len(features_ND), num_clusters * max_points_per_centroid, seed)))
     centroids = np.asarray(kmeans.centroids, dtype=np.float32)
+    assignments = np.empty(len(features_ND), dtype=np.int32)
+    distances = np.empty(len(features_ND), dtype=np.float32)
+    for rows in _runs(len(features_ND)):
+        block = prepared(rows)
+        assignments[rows] = kmeans.index.search(block, 1)[1][:, 0]
+        distances[rows] = np.linalg.norm(block - centroids[assignments[rows]], axis=1)
     return Clustering(
         assignments=assignments,
-        distances=np.linalg.norm(centred - centroids[assignments], axis=1),
-        centroids=centroids + mean_D,
+        distances=distances,
+        centroids=centroids + origin_D,
         sizes=np.bincount(assignments, minlength=num_clusters).astype(np.int64),
     )
+
+
+def count_distinct(features_ND: NDArray[np.floating], *, limit: int) -> int:
+    """Number of distinct rows, counted no further than `limit`."""
+    seen: set[bytes] = set()
+    for rows in _runs(len(features_ND)):
+        # + 0.0 makes -0.0 and 0.0 the same bytes.
+        for row in np.asarray(features_ND[rows], dtype=np.float32) + np.float32(0.0):
+            seen.add(row.tobytes())
+            if len(seen) >= limit:
+                return limit
+    return len(seen)
+
+
+def _training_rows(num_rows: int, limit: int, seed: int) -> slice | NDArray[np.int64]:
+    """All rows, or a seeded sub-sample of `limit` in their order."""
+    if num_rows <= limit:
+        return slice(None)
+    return np.sort(np.random.default_rng(seed).choice(num_rows, limit, replace=False))
+
+
+def _require_finite(features_ND: NDArray[np.floating]) -> None:
+    broken: list[int] = []
+    for rows in _runs(len(features_ND)):
+        broken.extend(rows.start + np.flatnonzero(~np.isfinite(features_ND[rows]).all(axis=1)))
+    if broken:
+        raise BadDataError(
+            f"{len(broken)} of {len(features_ND)} feature rows are not finite (first row: {broken[0]}).",
+            "A checkpoint is broken: look at the loss of the proxy's training.",
+        )
+
+
+def _runs(num_rows: int) -> Iterator[slice]:
+    for start in range(0, num_rows, ROWS_AT_ONCE):
+        yield slice(start, start + ROWS_AT_ONCE)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -84,20 +85,22 @@ def read_examples(ingested: Sequence[Artifact], uids: pa.Array | None = None) ->
 def image_loader(store: Store, digests: dict[str, str]) -> LoadImage:
     """A function that reads an image from the store, checks its sha256 and decodes it to RGB.
 
+    It can be sent to another process.
+
     Raises (from the function):
         BadDataError: if the image is gone or is not the one that was ingested.
     """
+    return partial(_load_checked, store, digests)
 
-    def load(uri: str) -> Image.Image:
-        try:
-            data = store.read_known(uri, digests[uri])
-        except FileNotFoundError:
-            raise _changed(f"{store.uri}/{uri} is gone") from None
-        if hashlib.sha256(data).hexdigest() != digests[uri]:
-            raise _changed(f"{store.uri}/{uri} has changed")
-        return load_rgb(data)
 
-    return load
+def _load_checked(store: Store, digests: dict[str, str], uri: str) -> Image.Image:
+    try:
+        data = store.read_known(uri, digests[uri])
+    except FileNotFoundError:
+        raise _changed(f"{store.uri}/{uri} is gone") from None
+    if hashlib.sha256(data).hexdigest() != digests[uri]:
+        raise _changed(f"{store.uri}/{uri} has changed")
+    return load_rgb(data)
 
 
 def _changed(what: str) -> BadDataError:

@@ -1,177 +1,234 @@
-"""Cross-modal alignment of one checkpoint: the top singular values of the text-to-image attention, exactly.
+"""The alignment score family: attention maps of all layers, their cross-modal blocks, and singular values of those.
 
-Owns the paper's mode (arXiv 2510.01454, eq. 4, def. 4.1, app. C). Refuses to own batching and checkpoints (loop.py).
-Legend: B batch, S tokens, T text rows after the last image token, V image columns, D query width, L layers.
+Owns the mathematics from queries and keys to values. Refuses to own forward passes (capture.py) and checkpoints.
+Legend: B batch, S tokens, T text rows, V image columns, L layers, D width, H heads, k values.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from xmas_job.data.examples import Example
+from xmas_job.config import AlignmentConfig
 from xmas_job.errors import BadDataError, UsageError
-from xmas_job.models.adapter import LVLM, Batch, Encoded
-
-AbsenceReason = Literal["text_only", "no_image_after_truncation", "no_text_after_image"]
-
-
-def absence_reason(encoded: Encoded, example: Example) -> AbsenceReason | None:
-    """Why the example has no alignment score, or None if it has one."""
-    if example.modality == "text":
-        return "text_only"
-    if not encoded.image_token_mask.any():
-        return "no_image_after_truncation"
-    if encoded.image_token_mask[-1]:
-        return "no_text_after_image"
-    return None
+from xmas_job.extraction.capture import Event, Kind, Shown
+from xmas_job.extraction.spans import Positions, Spans
 
 
-def num_block_tokens(encoded: Encoded) -> tuple[int, int]:
-    """T and V of an example that has a score: text tokens after the last image token, and image tokens."""
-    image_positions = encoded.image_token_mask.nonzero()[:, 0]
-    return len(encoded.input_ids) - 1 - int(image_positions[-1]), len(image_positions)
+class Alignment:
+    """Consumer of queries and keys that ends in one row of values an example.
+
+    With A_l the attention map of layer l over an example's real tokens, and B_l = A_l[text, image] its block of T text
+    rows and V image columns (all rows and columns for block `full`):
+
+    attention   paper: A_l = softmax(Q_l K_lᵀ / √D) with Q, K as q_proj and k_proj put them out, all heads side by
+                side, key heads repeated for the query heads that share them; no causal mask.
+                head_mean: A_l = 1/H Σ_h softmax(Q_lh K_lhᵀ · scale + mask), rotated and normed as the model attends.
+    aggregation sum: B = Σ_l B_l.  concat_text: B = [B_1; …; B_L], (L·T, V).  concat_vision: B = [B_1, …, B_L].
+    values      the `top_k` largest singular values σ of B, zeros where there are fewer; for `all`, Σ σ alone;
+                for `leading_vector`, the right singular vector of σ_1 (V,), its entry of largest size positive.
+
+    Source: XMAS, definition 4.1 and equation 4; the options are its tables 2 to 5.
+    Choice: rows are whatever stands after the last image token; the paper is silent on several images.
+    Differs: the released code computes softmax(K Qᵀ), counts padding as rows and keys, assumes a 35-token prefix and
+    takes singular values from a randomised decomposition.
+    """
+
+    def __init__(self, config: AlignmentConfig, spans: Spans, num_key_heads: int) -> None:
+        self._config = config
+        self._rows, self._columns = (spans.text, spans.image) if config.block == "cross_modal" else (spans.real,) * 2
+        self._spans = spans
+        self._num_key_heads = num_key_heads
+        self._sum: Tensor | None = None
+        self._num_layers = 0
+        self._keys_there = spans.real.is_there[:, None, :]
+        self._column_slice = _common_slice(self._columns)
+
+    def events(self, num_layers: int) -> frozenset[Event]:
+        """The layers of the configuration.
+
+        Raises:
+            UsageError: it names a layer that the decoder has not.
+        """
+        kind: Kind = "query_key" if self._config.attention == "paper" else "heads"
+        return frozenset(Event(layer, kind) for layer in chosen_layers(self._config.layers, num_layers))
+
+    def take(self, _event: Event, shown: Shown) -> None:
+        """Add one layer's block, (B, T, V) float32, or its Gram matrix."""
+        weights = self._paper_rows(shown) if self._config.attention == "paper" else self._head_mean_rows(shown)
+        block = self._masked(self._column_part(weights))
+        added = self._combined(block)
+        self._num_layers += 1
+        self._sum = added if self._sum is None else self._sum.add_(added)
+
+    def values(self) -> Tensor:
+        """Shape (B, k), (B, 1) or (B, V), float32, on the CPU."""
+        assert self._sum is not None
+        if self._config.score == "leading_vector":
+            return self._leading_vectors().float().cpu()
+        if self._config.top_k == "all":
+            sizes = self._gram_sizes()
+            grams = [gram[:size, :size] for gram, size in zip(self._grams(), sizes, strict=True)]
+            return torch.stack([_roots(torch.linalg.eigvalsh(gram)).sum() for gram in grams])[:, None].float().cpu()
+        values = top_singular_values(self._grams(), self._config.top_k)
+        is_there = torch.arange(self._config.top_k, device=values.device) < self._ranks()[:, None]
+        return values.masked_fill_(~is_there, 0).float().cpu()
+
+    def is_finite(self) -> Tensor:
+        """Shape (B,) bool: whether the example's blocks are finite."""
+        assert self._sum is not None
+        return torch.isfinite(self._sum).flatten(1).all(dim=1)
+
+    # --- attention maps --------------------------------------------------------------------------------------------
+
+    def _paper_rows(self, shown: Shown) -> Tensor:
+        """Shape (B, T, S) float32; only the wanted rows' softmax is ever computed."""
+        assert shown.query is not None
+        assert shown.key is not None
+        query = self._rows.take(shown.query, self._spans.offset)
+        key_width = shown.key.shape[-1]
+        # Repeating a key head for the query heads that share it equals adding those query heads up.
+        grouped = query.float().reshape(*query.shape[:2], self._num_key_heads, -1, key_width // self._num_key_heads)
+        scores = torch.bmm(grouped.sum(dim=3).flatten(2), shown.key.float().transpose(1, 2))
+        scores.mul_(1 / math.sqrt(shown.query.shape[-1])).masked_fill_(~self._keys_there, -torch.inf)
+        return torch.softmax(scores, dim=-1)
+
+    def _head_mean_rows(self, shown: Shown) -> Tensor:
+        """Shape (B, T, S) float32."""
+        assert shown.query is not None
+        assert shown.key is not None
+        num_heads, num_sharing = shown.query.shape[1], shown.query.shape[1] // shown.key.shape[1]
+        hidden = self._hidden(shown)
+        total = torch.zeros(hidden.shape, device=hidden.device)
+        for head in range(num_heads):
+            query = self._rows.take(shown.query[:, head], self._spans.offset).float()
+            scores = torch.bmm(query, shown.key[:, head // num_sharing].float().transpose(1, 2)) * shown.scale
+            total += torch.softmax(scores.masked_fill_(hidden, -torch.inf), dim=-1)
+        return total / num_heads
+
+    def _hidden(self, shown: Shown) -> Tensor:
+        """Shape (B, T, S) bool: which keys a row does not attend to. Without a mask the model is causal."""
+        if shown.mask is None or self._spans.offset:  # only causal models share prefixes
+            keys = torch.arange(self._keys_there.shape[-1], device=self._keys_there.device)
+            hidden = keys > self._rows.index[..., None]
+        else:
+            mask = shown.mask if shown.mask.dtype == torch.bool else shown.mask >= 0
+            hidden = ~self._rows.take(mask[:, 0].expand(len(self._rows.index), -1, -1))
+        return hidden | ~self._keys_there
+
+    # --- blocks ----------------------------------------------------------------------------------------------------
+
+    def _column_part(self, weights: Tensor) -> Tensor:
+        if self._column_slice is not None:
+            return weights[..., self._column_slice]
+        return torch.take_along_dim(weights, self._columns.index[:, None, :], dim=2)
+
+    def _masked(self, block: Tensor) -> Tensor:
+        """Padding rows and columns are zero: they change no other singular value."""
+        is_there = self._rows.is_there[:, :, None] & self._columns.is_there[:, None, :]
+        return block.masked_fill(~is_there, 0)
+
+    def _combined(self, block: Tensor) -> Tensor:
+        """What is added up over layers: stacked blocks have the sum of the blocks' Gram matrices."""
+        if self._config.aggregation == "concat_text":
+            return torch.bmm(block.double().transpose(1, 2), block.double())
+        if self._config.aggregation == "concat_vision":
+            return torch.bmm(block.double(), block.double().transpose(1, 2))
+        return block
+
+    def _grams(self) -> Tensor:
+        """Shape (B, n, n) float64; of the smaller side where blocks were summed."""
+        assert self._sum is not None
+        if self._config.aggregation != "sum":
+            return self._sum
+        block = self._sum.double()
+        return block @ block.mT if block.shape[1] <= block.shape[2] else block.mT @ block
+
+    def _ranks(self) -> Tensor:
+        """Shape (B,): singular values that an example's own matrix can have; the rest is rounding."""
+        rows, columns = self._rows.counts, self._columns.counts
+        stacked = {"sum": (1, 1), "concat_text": (self._num_layers, 1), "concat_vision": (1, self._num_layers)}
+        times_rows, times_columns = stacked[self._config.aggregation]
+        return torch.minimum(rows * times_rows, columns * times_columns)
+
+    def _gram_sizes(self) -> list[int]:
+        """Rows of each example's own Gram matrix inside the padded one."""
+        assert self._sum is not None
+        is_of_rows = self._config.aggregation == "concat_vision" or (
+            self._config.aggregation == "sum" and self._sum.shape[1] <= self._sum.shape[2]
+        )
+        return [int(count) for count in (self._rows if is_of_rows else self._columns).counts]
+
+    def _leading_vectors(self) -> Tensor:
+        assert self._sum is not None
+        counts = self._columns.counts
+        if int(counts.min()) != int(counts.max()):
+            raise _ragged_columns(sorted({int(count) for count in counts}))
+        columns = self._sum.double().mT @ self._sum.double() if self._config.aggregation == "sum" else self._sum
+        vectors: Tensor = torch.linalg.eigh(columns).eigenvectors[:, :, -1]
+        largest = torch.take_along_dim(vectors, vectors.abs().argmax(dim=1, keepdim=True), dim=1)
+        return vectors * largest.sign()
 
 
-def alignment_values(lvlm: LVLM, batch: Batch, *, top_k: int, checkpoint: int) -> Tensor:
-    """Shape (B, top_k), float32, on the CPU: the largest singular values of each example's cross-modal block.
+def top_singular_values(grams: Tensor, top_k: int) -> Tensor:
+    """Shape (B, top_k), descending, from Gram matrices (B, n, n) float64; zeros where there are fewer.
 
-    Zeros fill up where a block has fewer than `top_k` rows or columns. The values depend on the example alone.
+    Exact to about 1e-14 of the largest.
+    """
+    eigenvalues: Tensor = torch.linalg.eigvalsh(grams)
+    missing = max(0, top_k - eigenvalues.shape[1])
+    return nn.functional.pad(_roots(eigenvalues)[:, -top_k:].flip(-1), (0, missing))
+
+
+def chosen_layers(layers: str | tuple[int, ...], num_layers: int) -> tuple[int, ...]:
+    """Indices of all, first, last or listed layers.
 
     Raises:
-        UsageError: the model's decoder has no separate q_proj and k_proj.
-        BadDataError: an example's block is not finite at `checkpoint`.
+        UsageError: a listed layer is not there.
     """
-    blocks = cross_modal_blocks(lvlm, batch)
-    for uid, block in zip(batch.uids, blocks, strict=True):
-        if not torch.isfinite(block).all():
-            raise BadDataError(
-                f"The alignment of example {uid} at checkpoint {checkpoint} is not finite.",
-                "The checkpoint's weights or activations overflow: look at its training loss, or extract in float32.",
-            )
-    return top_singular_values(blocks, top_k).float().cpu()
+    named = {"all": tuple(range(num_layers)), "first": (0,), "last": (num_layers - 1,)}
+    chosen = named[layers] if isinstance(layers, str) else layers
+    if outside := [layer for layer in chosen if not 0 <= layer < num_layers]:
+        raise UsageError(
+            f"layer {outside[0]} is asked for, but the proxy has layers 0 to {num_layers - 1}.",
+            "Correct extract.alignment.layers or extract.coincide_layers.",
+        )
+    return chosen
 
 
-@torch.no_grad()
-def cross_modal_blocks(lvlm: LVLM, batch: Batch) -> list[Tensor]:
-    """One (T, V) float32 block an example: softmax(Q Kᵀ/√D), text rows, image columns, summed over all layers.
+def require_finite(uids: tuple[str, ...], is_finite: Tensor, *, signal: str, where: str) -> None:
+    """Stop at the first example whose `signal` is not finite.
 
-    Q and K are what q_proj and k_proj put out: bias in, all heads side by side, before RoPE and QK norm. The softmax
-    runs over all real tokens of the example: no causal mask, no padding.
-
-    Differs: the released code computes softmax(K Qᵀ), counts padding as rows and keys, assumes a 35-token prefix.
+    Raises:
+        BadDataError: names the example and the checkpoint's folder.
     """
-    projections = _projections(lvlm)
-    num_key_heads = _num_key_heads(lvlm.model.config.get_text_config())
-    blocks = _BlockSum([_positions(batch, index) for index in range(len(batch.uids))], num_key_heads, len(projections))
-    hooks = [
-        projection.register_forward_hook(partial(blocks.take, side))
-        for pair in projections
-        for side, projection in zip(("query", "key"), pair, strict=True)
-    ]
-    try:
-        lvlm.model(**batch.model_inputs, use_cache=False)
-    except _LastLayerSeenError:
-        return blocks.sums
-    finally:
-        for hook in hooks:
-            hook.remove()
-    raise UsageError(
-        f"{type(lvlm.model).__name__} ran without its last layer's q_proj and k_proj.", "Take another proxy model."
+    bad = [uid for uid, fine in zip(uids, is_finite.tolist(), strict=True) if not fine]
+    if bad:
+        raise BadDataError(
+            f"The {signal} of example {bad[0]} at {where} is not finite.",
+            "The checkpoint's activations overflow: look at its training loss, or extract in float32.",
+        )
+
+
+def _roots(eigenvalues: Tensor) -> Tensor:
+    """Singular values from eigenvalues that rounding may have put below 0."""
+    return eigenvalues.clamp(min=0).sqrt()
+
+
+def _common_slice(positions: Positions) -> slice | None:
+    """The slice that is everybody's positions, if there is one: no gather is needed then."""
+    index = positions.index
+    if not bool(positions.is_there.all()) or not bool((index == index[:1]).all()):
+        return None
+    first = index[0]
+    is_run = bool((first.diff() == 1).all())
+    return slice(int(first[0]), int(first[-1]) + 1) if is_run else None
+
+
+def _ragged_columns(counts: list[int]) -> UsageError:
+    return UsageError(
+        f"leading_vector needs the same number of image tokens in every example, not {counts[0]} and {counts[1]}.",
+        "Set extract.alignment.score to singular_values, or take a proxy without tiles.",
     )
-
-
-def top_singular_values(blocks: Sequence[Tensor], top_k: int) -> Tensor:
-    """Shape (B, top_k), float64, descending: eigenvalues of the smaller Gram matrix, exact to about 1e-14.
-
-    The Gram matrices are padded with zeros to one size, which adds zero eigenvalues and changes no other.
-    """
-    grams = [_smaller_gram(block.double()) for block in blocks]
-    size = max(top_k, *(len(gram) for gram in grams))
-    stacked = torch.stack([nn.functional.pad(gram, (0, size - len(gram), 0, size - len(gram))) for gram in grams])
-    eigenvalues: Tensor = torch.linalg.eigvalsh(stacked)
-    return eigenvalues[:, -top_k:].flip(-1).clamp(min=0).sqrt()
-
-
-@dataclass(frozen=True)
-class _Positions:
-    """Token positions of one example in its batch row."""
-
-    real: Tensor  # (S,) everything but padding
-    text: Tensor  # (T,) real tokens after the last image token
-    image: Tensor  # (V,) as indices into `real`
-
-
-class _LastLayerSeenError(Exception):
-    """Leaves the forward pass early: nothing after the last layer's projections is needed."""
-
-
-class _BlockSum:
-    """Collects each layer's Q and K from hooks and adds the layer's blocks; never holds more than one layer."""
-
-    def __init__(self, positions: list[_Positions], num_key_heads: int, num_layers: int) -> None:
-        self.sums = [torch.zeros(len(one.text), len(one.image), device=one.real.device) for one in positions]
-        self._positions = positions
-        self._num_key_heads = num_key_heads
-        self._num_layers_left = num_layers
-        self._pending: dict[str, Tensor] = {}
-
-    def take(self, side: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        """Forward hook of one projection; `output` (B, S, width)."""
-        self._pending[side] = output
-        if len(self._pending) < 2:
-            return
-        query, key = self._pending.pop("query"), self._pending.pop("key")
-        for row, positions in enumerate(self._positions):
-            self.sums[row] += _layer_block(query[row], key[row], positions, self._num_key_heads)
-        self._num_layers_left -= 1
-        if self._num_layers_left == 0:
-            raise _LastLayerSeenError
-
-
-def _layer_block(query: Tensor, key: Tensor, positions: _Positions, num_key_heads: int) -> Tensor:
-    """Shape (T, V) of one layer and example; only the text rows' softmax is ever computed."""
-    width = query.shape[-1]
-    # Repeating a key head for the query heads that share it equals adding those query heads up.
-    query_TD = (
-        query[positions.text].float().reshape(-1, num_key_heads, width // key.shape[-1], key.shape[-1] // num_key_heads)
-    )
-    scores_TS = query_TD.sum(dim=2).flatten(1) @ key[positions.real].float().T / math.sqrt(width)
-    return torch.softmax(scores_TS, dim=-1)[:, positions.image]
-
-
-def _smaller_gram(block: Tensor) -> Tensor:
-    return block @ block.T if block.shape[0] <= block.shape[1] else block.T @ block
-
-
-def _positions(batch: Batch, index: int) -> _Positions:
-    real = batch.model_inputs["attention_mask"][index].nonzero()[:, 0]
-    image = batch.image_token_mask[index][real].nonzero()[:, 0]
-    return _Positions(real=real, text=real[image[-1] + 1 :], image=image)
-
-
-def _projections(lvlm: LVLM) -> list[tuple[nn.Module, nn.Module]]:
-    """Every decoder layer's (q_proj, k_proj)."""
-    decoder = lvlm.language_model()
-    pairs = []
-    for index, layer in enumerate(getattr(decoder, "layers", [])):
-        attention: Any = getattr(layer, "self_attn", None)
-        if not (hasattr(attention, "q_proj") and hasattr(attention, "k_proj")):
-            raise UsageError(
-                f"{type(decoder).__name__} layer {index} has no separate q_proj and k_proj.",
-                "Take a proxy whose attention is not fused (Llama, Qwen2, StableLM, Gemma).",
-            )
-        pairs.append((attention.q_proj, attention.k_proj))
-    if not pairs:
-        raise UsageError(f"{type(decoder).__name__} has no decoder layers.", "Take a decoder-only language model.")
-    return pairs
-
-
-def _num_key_heads(config: Any) -> int:
-    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)

@@ -6,29 +6,36 @@ import re
 
 from xmas_job.storage.record import Artifact
 
-SIGNAL_FILE = re.compile(r"^signal=alignment/checkpoint=(\d+)/part-\d+\.parquet$")
+_PART = re.compile(r"^signal=([a-z0-9_]+)/checkpoint=(\d+)/part-\d+\.parquet$")
 
 
-def signal_path(checkpoint: int, partition: int) -> str:
-    """Alignment values of one partition at one checkpoint."""
-    return f"signal=alignment/checkpoint={checkpoint:04d}/part-{partition:06d}.parquet"
+def signal_path(checkpoint: int, partition: int, signal: str = "alignment") -> str:
+    """A signal's values of one partition at one checkpoint."""
+    return f"signal={signal}/checkpoint={checkpoint:04d}/part-{partition:06d}.parquet"
 
 
-def absent_path(partition: int) -> str:
-    """Examples of one partition without a score."""
-    return f"absent/part-{partition:06d}.parquet"
+def absent_path(partition: int, signal: str = "alignment") -> str:
+    """Examples of one partition without the signal."""
+    return f"signal={signal}/absent/part-{partition:06d}.parquet"
 
 
-def checkpoints_of(artifact: Artifact) -> list[int]:
-    """Checkpoints that the artifact has values of, ascending."""
-    return sorted({int(match[1]) for path in artifact.paths if (match := SIGNAL_FILE.match(path))})
+def signals_of(artifact: Artifact) -> list[str]:
+    """Signals that the artifact has values of, by name."""
+    return sorted({match[1] for path in artifact.paths if (match := _PART.match(path))})
 
 
-def signal_paths(artifact: Artifact, checkpoint: int) -> list[str]:
-    """Parts of one checkpoint, by partition."""
-    return [path for path in artifact.paths if (match := SIGNAL_FILE.match(path)) and int(match[1]) == checkpoint]
+def checkpoints_of(artifact: Artifact, signal: str = "alignment") -> list[int]:
+    """Checkpoints that the artifact has values of the signal at, ascending."""
+    matches = (_PART.match(path) for path in artifact.paths)
+    return sorted({int(match[2]) for match in matches if match and match[1] == signal})
 
 
-def absent_paths(artifact: Artifact) -> list[str]:
-    """Parts that name the examples without a score, by partition."""
-    return [path for path in artifact.paths if path.startswith("absent/")]
+def signal_paths(artifact: Artifact, checkpoint: int, signal: str = "alignment") -> list[str]:
+    """Parts of one signal at one checkpoint, by partition."""
+    start = f"signal={signal}/checkpoint={checkpoint:04d}/"
+    return [path for path in artifact.paths if path.startswith(start)]
+
+
+def absent_paths(artifact: Artifact, signal: str = "alignment") -> list[str]:
+    """Parts that name the examples without the signal, by partition."""
+    return [path for path in artifact.paths if path.startswith(f"signal={signal}/absent/")]

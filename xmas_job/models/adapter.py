@@ -36,13 +36,14 @@ class LVLM:
         model: the transformers model, in evaluation mode after `load`.
         processor: its processor (tokenizer, image processor, chat template).
         image_token_id: the id of an expanded image placeholder.
+        encoder: encodes conversations for it; can be sent to another process, which the model should not be.
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model
         self.processor = processor
         self.image_token_id = _image_token_id(model)
-        self._encoder = ConversationEncoder(processor, self.image_token_id, _stop_token_ids(model, processor))
+        self.encoder = ConversationEncoder(processor, self.image_token_id, _stop_token_ids(model, processor))
 
     @classmethod
     def load(cls, directory: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LVLM:
@@ -63,7 +64,7 @@ class LVLM:
         if not processor.tokenizer.is_fast:
             raise UsageError(f"The tokenizer of {directory} has no offsets.", "Save it with tokenizer.json beside it.")
         lvlm = cls(model.to(device).eval(), processor)
-        lvlm._encoder.check_template()
+        lvlm.encoder.check_template()
         return lvlm
 
     def save(self, directory: Path) -> None:
@@ -75,15 +76,15 @@ class LVLM:
 
     def encode(self, example: Example, images: Sequence[Image], *, max_length: int | None = None) -> Encoded:
         """The whole conversation with answer labels; see `ConversationEncoder.encode`."""
-        return self._encoder.encode(example, images, max_length=max_length)
+        return self.encoder.encode(example, images, max_length=max_length)
 
     def encode_prompt(self, example: Example, images: Sequence[Image]) -> Encoded:
         """Everything before the last answer, and the generation prompt; see `ConversationEncoder.encode_prompt`."""
-        return self._encoder.encode_prompt(example, images)
+        return self.encoder.encode_prompt(example, images)
 
     def collate(self, encoded: Sequence[Encoded], *, padding_side: Literal["right", "left"] = "right") -> Batch:
         """Pad and concatenate; see `ConversationEncoder.collate`."""
-        return self._encoder.collate(encoded, padding_side=padding_side)
+        return self.encoder.collate(encoded, padding_side=padding_side)
 
     def answer_text(self, example: Example) -> str:
         """The text of the last assistant turn."""
@@ -92,6 +93,11 @@ class LVLM:
     def decode(self, ids: Tensor | Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
         return str(self.processor.tokenizer.decode(ids, skip_special_tokens=True))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
 
     def language_model(self) -> nn.Module:
         """The decoder without its head: what holds the attention layers."""

@@ -150,9 +150,11 @@ class ConversationEncoder:
             "attention_mask": pad([torch.ones_like(one.input_ids) for one in encoded], 0),
         }
         if self._processor.return_mm_token_type_ids:
-            model_inputs["mm_token_type_ids"] = image_token_mask.long()
+            # Gemma 3 takes them under the older name: its image tokens see each other.
+            is_older = "token_type_ids" in self._processor.model_input_names
+            model_inputs["token_type_ids" if is_older else "mm_token_type_ids"] = image_token_mask.long()
         for name in sorted({name for one in encoded for name in one.image_inputs}):
-            model_inputs[name] = torch.cat([one.image_inputs[name] for one in encoded if one.image_inputs])
+            model_inputs[name] = _concatenated([one.image_inputs[name] for one in encoded if one.image_inputs])
         return Batch(
             uids=tuple(one.uid for one in encoded),
             model_inputs=model_inputs,
@@ -247,6 +249,16 @@ class ConversationEncoder:
         return {
             name: _as_tensor(value) for name, value in out.items() if name not in self._processor.unused_input_names
         }
+
+
+def _concatenated(tensors: Sequence[Tensor]) -> Tensor:
+    """Along the first dimension; others are padded with zeros: families with tiles pad the fewer tiles so."""
+    sizes = [max(tensor.shape[dim] for tensor in tensors) for dim in range(1, tensors[0].ndim)]
+    padded = []
+    for tensor in tensors:
+        missing = [size - have for size, have in zip(sizes, tensor.shape[1:], strict=True)]
+        padded.append(torch.nn.functional.pad(tensor, [pad for one in reversed(missing) for pad in (0, one)]))
+    return torch.cat(padded)
 
 
 def last_answer_index(example: Example) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmas_job.core.ranking import rank_within_groups, water_filling_order, weave_proportionally
-from xmas_job.core.trajectory import instability
+from xmas_job.core.trajectory import InstabilityKind, instability
+from xmas_job.errors import UsageError
 from xmas_job.selection.contract import CandidatePool, Ranking
 
 SMALL_CLUSTER = 2
@@ -25,6 +26,8 @@ class Xmas:
 
     within_cluster: Literal["stable", "random"] = "stable"
     """`random`: the paper's ablation (Table 2a). One checkpoint has no instability and is random either way."""
+    instability: InstabilityKind = "sum_abs"
+    """The paper's measure, or those of its ablation; see `core.trajectory.instability`."""
     small_clusters: Literal["keep", "refill", "drop"] = "keep"
     """Clusters of one or two members. Choice: keep (the paper names no exception). `refill` puts them after all
     others, as S2L does; `drop` leaves them out, as the release does."""
@@ -32,12 +35,14 @@ class Xmas:
     def rank(self, pool: CandidatePool, rng: np.random.Generator) -> Ranking:
         """Water-filling over the clusters; the text-only stratum by the pool's policy.
 
-        Needs the signal "alignment" as trajectories (M, T) and the clusters (M,) of the rows with an image.
+        Needs the clusters (M,) of the rows with an image, and their trajectories of the signal "alignment": (M, T), or
+        (M, T, D) where its values are not summed.
         """
-        assert pool.cluster_ids is not None
-        trajectories = pool.signals["alignment"]
+        if pool.cluster_ids is None:
+            raise UsageError("XMAS needs the clusters of its trajectories.", "Run the cluster stage.")
+        trajectories = pool.signal("alignment")
         has_steps = trajectories.shape[1] > 1
-        unstable = instability(trajectories.astype(np.float32)) if has_steps else np.nan
+        unstable = instability(trajectories.astype(np.float32), self.instability) if has_steps else np.nan
         image_rows = np.flatnonzero(pool.has_image)
         text_rows = np.flatnonzero(~pool.has_image)
         # Drawn always, so that the policy for text-only examples does not change the order of the others.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,14 +20,14 @@ from xmas_job.extraction.layout import absent_paths, checkpoints_of, signal_path
 from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import ABSENT, ASSIGNMENTS, POOL, centroid_schema, trajectory_schema
-from xmas_job.storage.tables import read_table
+from xmas_job.storage.tables import lists_of, read_table
 
 
 def run(section: ClusterConfig, io: StageIO) -> Metrics:
     """Write `trajectories.parquet`, `assignments.parquet`, `centroids.parquet` and `absent.parquet`, sorted by uid."""
     pool = read_table(io.artifact("pool"), "pool.parquet", POOL, ["uid", "modality"])
     with_image = pool.filter(pc.equal(pool["modality"], "image"))["uid"].combine_chunks()
-    uids, trajectories_NT = _trajectories(io.artifacts["extract"], with_image)
+    uids, trajectories = _trajectories(io.artifacts["extract"], with_image, section.score)
     absent = _absent(io.artifacts["extract"], with_image)
     if absent.num_rows == len(with_image):
         reasons = ", ".join(sorted(set(absent["reason"].to_pylist())))
@@ -38,8 +40,9 @@ def run(section: ClusterConfig, io: StageIO) -> Metrics:
             f"of {len(with_image)} examples with an image, {len(uids)} have a score and {absent.num_rows} a reason.",
             "Run the extract stage again.",
         )
+    vectors = trajectories.reshape(len(trajectories), math.prod(trajectories.shape[1:]))
     result = cluster(
-        trajectories_NT,
+        vectors,
         num_clusters=section.num_clusters,
         num_iterations=section.num_iterations,
         max_points_per_centroid=section.max_points_per_centroid,
@@ -48,8 +51,8 @@ def run(section: ClusterConfig, io: StageIO) -> Metrics:
     io.output.table("absent.parquet", absent, ABSENT)
     io.output.table(
         "trajectories.parquet",
-        pa.table({"uid": uids, "trajectory": _fixed_lists(trajectories_NT)}),
-        trajectory_schema(trajectories_NT.shape[1]),
+        pa.table({"uid": uids, "trajectory": lists_of(trajectories)}),
+        trajectory_schema(*trajectories.shape[1:]),
     )
     io.output.table(
         "assignments.parquet",
@@ -62,10 +65,10 @@ def run(section: ClusterConfig, io: StageIO) -> Metrics:
             {
                 "cluster": np.arange(section.num_clusters, dtype=np.int32),
                 "size": result.sizes,
-                "vector": _fixed_lists(result.centroids),
+                "vector": lists_of(result.centroids),
             }
         ),
-        centroid_schema(trajectories_NT.shape[1]),
+        centroid_schema(vectors.shape[1]),
     )
     return {
         "num_examples": len(uids),
@@ -77,13 +80,16 @@ def run(section: ClusterConfig, io: StageIO) -> Metrics:
     }
 
 
-def _trajectories(extracted: Sequence[Artifact], wanted: pa.Array) -> tuple[pa.Array, NDArray[np.float32]]:
-    """Uids (sorted) and scores, shape (N, T), of the wanted examples that have them."""
+def _trajectories(
+    extracted: Sequence[Artifact], wanted: pa.Array, score: Literal["sum", "values"]
+) -> tuple[pa.Array, NDArray[np.float32]]:
+    """Uids (sorted) and trajectories of the wanted examples that have them: (N, T) sums or (N, T, D) values."""
     columns = []
     first_uids: pa.Array | None = None
     for checkpoint in checkpoints_of(extracted[0]):
         parts = [read_table(art, path) for art in extracted for path in signal_paths(art, checkpoint)]
-        table = pa.concat_tables([part.select(["uid", "value"]) for part in parts])
+        # A part without rows may not know the width of its values.
+        table = pa.concat_tables([part.select(["uid", "value"]) for part in parts if part.num_rows] or parts[:1])
         table = table.filter(pc.is_in(table["uid"], wanted)).sort_by("uid").combine_chunks()
         table = table.filter(is_first(table["uid"]))
         values = table["value"].combine_chunks()
@@ -91,7 +97,8 @@ def _trajectories(extracted: Sequence[Artifact], wanted: pa.Array) -> tuple[pa.A
         if first_uids is not None and not uids.equals(first_uids):
             raise BadDataError(f"checkpoint {checkpoint} has scores of other examples.", "Run the extract stage again.")
         first_uids = uids
-        columns.append(alignment_scores(values.flatten().to_numpy().reshape(len(uids), values.type.list_size)))
+        values_ND = values.flatten().to_numpy().reshape(len(uids), values.type.list_size)
+        columns.append(alignment_scores(values_ND) if score == "sum" else values_ND)
     assert first_uids is not None
     return first_uids, np.stack(columns, axis=1)
 
@@ -102,7 +109,3 @@ def _absent(extracted: Sequence[Artifact], wanted: pa.Array) -> pa.Table:
     table = pa.concat_tables([read_table(art, path, ABSENT) for art in extracted for path in absent_paths(art)])
     table = table.filter(pc.is_in(table["uid"], wanted)).sort_by("uid").combine_chunks()
     return table.filter(is_first(table["uid"]))
-
-
-def _fixed_lists(matrix: NDArray[np.float32]) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel(), pa.float32()), matrix.shape[1])

@@ -1,4 +1,4 @@
-"""extract: alignment values of one partition of a dataset version, at every checkpoint of the proxy."""
+"""extract: signals of one partition of a dataset version, at every checkpoint of the proxy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from xmas_job.config import ExtractConfig
 from xmas_job.data.stored import image_loader, read_rows, to_examples
 from xmas_job.extraction.layout import absent_path, signal_path
-from xmas_job.extraction.loop import ExtractionSettings, PartitionSignal, extract_partition
+from xmas_job.extraction.loop import ExtractionSettings, SignalPart, extract_partition
+from xmas_job.extraction.signals import Request
 from xmas_job.models.hardware import apply_hardware
 from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.storage.record import Artifact
@@ -24,7 +25,7 @@ LAST = "~"
 
 
 def run(section: ExtractConfig, io: StageIO) -> Metrics:
-    """Write the partition's values for checkpoints 1..T, and the examples that have none, with the reason."""
+    """Write the partition's signals for checkpoints 1..T, and for each the examples without it, with the reason."""
     assert io.partition is not None
     dtype = apply_hardware(section.hardware)
     rows = _partition(io.artifacts["ingest"], section, io.partition)
@@ -33,26 +34,34 @@ def run(section: ExtractConfig, io: StageIO) -> Metrics:
         for uris, sha256 in zip(rows["image_uris"].to_pylist(), rows["image_sha256"].to_pylist(), strict=True)
         for pair in zip(uris, sha256, strict=True)
     )
-    signals = extract_partition(
+    computed = extract_partition(
         _checkpoints(io.artifact("proxy")),
         to_examples(rows),
         image_loader(io.store, digests),
         ExtractionSettings(
             max_length=section.max_length,
-            top_k=section.top_k,
+            request=Request(section.signals, section.alignment, section.coincide_layers),
             token_budget=section.token_budget,
+            share_prefixes=section.share_prefixes,
             dtype=dtype,
             device=section.hardware.device,
+            num_loaders=io.environment.loaders,
         ),
         io.progress,
     )
-    for checkpoint, signal in signals.items():
-        io.output.table(signal_path(checkpoint, io.partition), _table(signal), signal_schema(section.top_k))
-    absent = next(iter(signals.values())).absent
-    table = pa.Table.from_pylist([{"uid": uid, "reason": reason} for uid, reason in absent], ABSENT)
-    io.output.table(absent_path(io.partition), table, ABSENT)
-    num_scored = rows.num_rows - len(absent)
-    return {"num_examples": rows.num_rows, "num_scored": num_scored, "num_absent": len(absent)}
+    for signal, by_checkpoint in computed.parts.items():
+        for checkpoint, part in by_checkpoint.items():
+            path = signal_path(checkpoint, io.partition, signal)
+            io.output.table(path, _table(part), signal_schema(part.values.shape[1]))
+        absent = [{"uid": uid, "reason": reason} for uid, reason in computed.absent[signal]]
+        io.output.table(absent_path(io.partition, signal), pa.Table.from_pylist(absent, ABSENT), ABSENT)
+    num_absent = max(len(absent) for absent in computed.absent.values())
+    return {
+        "num_examples": rows.num_rows,
+        "num_scored": rows.num_rows - num_absent,
+        "num_absent": num_absent,
+        "num_split_batches": computed.num_splits,
+    }
 
 
 def _partition(ingested: Sequence[Artifact], section: ExtractConfig, partition: int) -> pa.Table:
@@ -71,13 +80,13 @@ def _checkpoints(proxy: Artifact) -> dict[int, Path]:
     return {index: proxy.local_folder(f"checkpoint-{index:04d}") for index in sorted(indices - {0})}
 
 
-def _table(signal: PartitionSignal) -> pa.Table:
-    values = pa.FixedSizeListArray.from_arrays(pa.array(signal.values.ravel(), pa.float32()), signal.values.shape[1])
+def _table(part: SignalPart) -> pa.Table:
+    values = pa.FixedSizeListArray.from_arrays(pa.array(part.values.ravel(), pa.float32()), part.values.shape[1])
     return pa.table(
         {
-            "uid": pa.array(signal.uids, pa.string()),
+            "uid": pa.array(part.uids, pa.string()),
             "value": values,
-            "num_text_tokens": signal.num_text_tokens,
-            "num_image_tokens": signal.num_image_tokens,
+            "num_text_tokens": part.num_text_tokens,
+            "num_image_tokens": part.num_image_tokens,
         }
     )

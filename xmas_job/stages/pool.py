@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xmas_job.catalog.methods import METHODS
+from xmas_job.catalog.methods import find_method
 from xmas_job.config import PoolConfig
 from xmas_job.core.budget import resolve_budget
 from xmas_job.data.stored import is_first
@@ -66,7 +66,14 @@ def check_request(artifact: Artifact, run: Run, _: str) -> None:
     select = run.config.select
     build_method(select)
     resolve_budget(run.config.publish.budget, num_with_image if select.text_only == "exclude" else num_examples)
-    if METHODS[select.method].clustered_signal and run.config.cluster.num_clusters > num_with_image:
+    method = find_method(select.method)
+    if num_with_image == 0 and method.signal_names:
+        raise UsageError(
+            f"method {select.method!r} needs {', '.join(method.signal_names)}, but none of {num_examples} examples "
+            "has an image.",
+            "Land examples with images, or choose a method without signals: random.",
+        )
+    if method.clustered_signal and run.config.cluster.num_clusters > num_with_image:
         raise UsageError(
             f"cluster.num_clusters is {run.config.cluster.num_clusters}, but {num_with_image} examples have an image.",
             f"Set cluster.num_clusters well below {num_with_image}.",

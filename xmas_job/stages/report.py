@@ -41,7 +41,7 @@ from xmas_job.storage.journal import outcome_key, recipe_key
 from xmas_job.storage.manifest import MANIFEST, Manifest, parse_manifest
 from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import ASSIGNMENTS, POOL, PREDICTIONS, QUARANTINE, RANKING, SCORES
-from xmas_job.storage.tables import read_table
+from xmas_job.storage.tables import array_of, read_table
 
 NUMBERS = "numbers.json"
 
@@ -152,7 +152,8 @@ def _pool(io: StageIO, size: int) -> Pool:
 def _trajectories(io: StageIO, size: int) -> Trajectories:
     clustered = io.artifact("cluster")
     table = read_table(clustered, "trajectories.parquet")
-    values = table["trajectory"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+    values = array_of(table["trajectory"])
+    values = values.sum(axis=2) if values.ndim == 3 else values
     ranking = read_table(io.artifact("ranking"), "ranking.parquet", RANKING, ["uid", "rank"])
     chosen = ranking.filter(pc.less_equal(ranking["rank"], size))["uid"].combine_chunks()
     positions = json.loads(io.artifact("proxy").read("positions.json"))

@@ -10,40 +10,61 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from xmas_job.catalog.methods import METHODS
+from xmas_job.catalog.methods import find_method
 from xmas_job.config import SelectConfig
+from xmas_job.core.budget import resolve_budget
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.errors import UsageError
-from xmas_job.selection.contract import CandidatePool, Ranking, SelectionMethod
+from xmas_job.selection.contract import BudgetedMethod, CandidatePool, Ranking, SelectionMethod
 from xmas_job.stage_io import Metrics, StageIO
-from xmas_job.storage.schemas import ABSENT, ASSIGNMENTS, POOL, RANKING
-from xmas_job.storage.tables import read_table
+from xmas_job.stages.candidates import candidate_pool
+from xmas_job.storage.schemas import RANKING
 
 METHOD = "method.json"
 STRATA = np.array(["text", "image"])
 
 
 def run(section: SelectConfig, io: StageIO) -> Metrics:
-    """Write `ranking.parquet` (ranks count from 1, over all and in the cluster) and `method.json`."""
-    pool, num_absent = _candidate_pool(section, io)
-    method = build_method(section)
-    ranking = method.rank(pool, np.random.default_rng(section.seed))
-    io.output.table("ranking.parquet", _table(pool, ranking).sort_by("uid"), RANKING)
+    """Write `ranking.parquet` (ranks count from 1, over all and in the cluster) and `method.json`.
+
+    A method whose choice depends on the budget ranks what it chose, in its order, and nothing else.
+    """
+    pool, num_absent = candidate_pool(find_method(section.method), section.text_only, io)
     num_text_only = int((~pool.has_image).sum())
     num_eligible = pool.uids.size + num_absent - (num_text_only if section.text_only == "exclude" else 0)
+    ranking = _ranking(section, pool, num_eligible)
+    io.output.table("ranking.parquet", _table(pool, ranking).sort_by("uid"), RANKING)
     # What a manifest states of the method is part of the content, so that it can never be another ranking's.
     io.output.json(METHOD, {**section.model_dump(mode="json"), "num_eligible": num_eligible})
     return {"num_eligible": num_eligible, "num_ranked": ranking.order.size, "num_absent": num_absent}
 
 
-def build_method(section: SelectConfig) -> SelectionMethod:
+def _ranking(section: SelectConfig, pool: CandidatePool, num_eligible: int) -> Ranking:
+    """The whole ranking of a nested method, or the choice of another as a ranking of its own."""
+    method, rng = build_method(section), np.random.default_rng(section.seed)
+    if find_method(section.method).nested:
+        nested: SelectionMethod = method
+        return nested.rank(pool, rng)
+    assert section.budget is not None, "the plan fills in the budget"
+    budget = resolve_budget(section.budget, num_eligible)
+    num_there = int(pool.has_image.sum()) if section.text_only == "exclude" else pool.uids.size
+    if budget > num_there:
+        raise UsageError(
+            f"budget {section.budget} is {budget:,} examples, but only {num_there:,} could be ranked.",
+            f"Ask for at most {num_there}.",
+        )
+    budgeted: BudgetedMethod = method
+    selection = budgeted.select(pool, budget, rng)
+    return Ranking(selection.rows, selection.clusters, np.full(selection.rows.size, np.nan))
+
+
+def build_method(section: SelectConfig) -> Any:
     """The method with its hyper-parameters.
 
     Raises:
         UsageError: for a parameter that the method has not, or a value that it does not take.
     """
-    entry = METHODS[section.method]
-    kind: Any = load_entrypoint(entry.entrypoint)
+    kind: Any = load_entrypoint(find_method(section.method).entrypoint)
     known = {field.name for field in dataclasses.fields(kind)}
     if unknown := set(section.params) - known:
         raise UsageError(
@@ -51,31 +72,10 @@ def build_method(section: SelectConfig) -> SelectionMethod:
             f"It has: {', '.join(sorted(known)) or 'none'}.",
         )
     try:
-        method: SelectionMethod = TypeAdapter(kind).validate_python(dict(section.params))
+        return TypeAdapter(kind).validate_python(dict(section.params))
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"select.params.{first['loc'][0]}: {first['msg']}.", "Correct it and run again.") from None
-    return method
-
-
-def _candidate_pool(section: SelectConfig, io: StageIO) -> tuple[CandidatePool, int]:
-    """The pool as arrays without the examples that have no signal, and the number of those."""
-    pool = read_table(io.artifact("pool"), "pool.parquet", POOL, ["uid", "modality"])
-    uids = pool["uid"].to_numpy().astype(str)
-    has_image = pool["modality"].to_numpy() == "image"
-    signal = METHODS[section.method].clustered_signal
-    if signal is None:
-        return CandidatePool(uids, has_image, {}, None, section.text_only), 0
-    clustered = io.artifact("cluster")
-    absent = read_table(clustered, "absent.parquet", ABSENT)["uid"].to_numpy().astype(str)
-    is_there = ~np.isin(uids, absent)
-    uids, has_image = uids[is_there], has_image[is_there]
-    values = read_table(clustered, "trajectories.parquet")
-    trajectories = values["trajectory"].combine_chunks().flatten().to_numpy().reshape(values.num_rows, -1)
-    assignments = read_table(clustered, "assignments.parquet", ASSIGNMENTS)
-    assert np.array_equal(uids[has_image], assignments["uid"].to_numpy().astype(str)), "cluster and pool disagree"
-    clusters = assignments["cluster"].to_numpy().astype(np.int32)
-    return CandidatePool(uids, has_image, {signal: trajectories}, clusters, section.text_only), absent.size
 
 
 def _table(pool: CandidatePool, ranking: Ranking) -> pa.Table:

@@ -41,11 +41,16 @@ class S3Store:
         self._prefix = prefix.strip("/")
         if not self._bucket or {"", ".", ".."} & set(self._prefix.split("/") if self._prefix else ()):
             raise UsageError(f"store root {uri!r} is not s3://bucket/prefix.", "Correct XMAS_STORE_ROOT.")
+        self._environment = environment
         self._attempts = environment.s3_attempts
         self._write = write_arguments(environment)
         self._client = make_client(environment, self.uri)
         self._transfer = TransferConfig(multipart_threshold=2 * PART_BYTES, multipart_chunksize=PART_BYTES)
         self._copies = LocalCopies(environment.scratch, environment.cache_bytes)
+
+    def __reduce__(self) -> tuple[type[S3Store], tuple[str, Environment]]:
+        # Processes that load images get a client of their own.
+        return type(self), (self.uri, self._environment)
 
     @property
     def uri(self) -> str:

@@ -111,9 +111,10 @@ def signal_schema(dimension: int) -> pa.Schema:
     )
 
 
-def trajectory_schema(num_checkpoints: int) -> pa.Schema:
-    """Alignment scores over `num_checkpoints` checkpoints, one row an example."""
-    return pa.schema([("uid", pa.string()), ("trajectory", pa.list_(pa.float32(), num_checkpoints))])
+def trajectory_schema(num_checkpoints: int, num_values: int | None = None) -> pa.Schema:
+    """Alignment scores over `num_checkpoints` checkpoints, one row an example; or `num_values` values at each."""
+    step = pa.float32() if num_values is None else pa.list_(pa.float32(), num_values)
+    return pa.schema([("uid", pa.string()), ("trajectory", pa.list_(step, num_checkpoints))])
 
 
 def centroid_schema(num_checkpoints: int) -> pa.Schema:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from xmas_job.errors import BadDataError
 from xmas_job.storage.record import Artifact
@@ -74,3 +76,22 @@ def _read_rows_of(uids: pa.Array, file: pq.ParquetFile, columns: list[str] | Non
         table = file.read_row_group(group, columns)
         kept.append(table.filter(pc.is_in(table["uid"], uids)))
     return pa.concat_tables(kept) if kept else file.read(columns)
+
+
+def array_of(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """Shape (N, T) of fixed-size lists, (N, T, D) of fixed-size lists of those."""
+    array = column.combine_chunks()
+    shape = [len(array)]
+    while pa.types.is_fixed_size_list(array.type):
+        shape.append(array.type.list_size)
+        array = array.flatten()
+    values: NDArray[np.float32] = array.to_numpy().reshape(shape)
+    return values
+
+
+def lists_of(array: NDArray[np.float32]) -> pa.Array:
+    """Fixed-size lists from (N, T), lists of lists from (N, T, D)."""
+    column = pa.array(array.ravel(), pa.float32())
+    for size in array.shape[:0:-1]:
+        column = pa.FixedSizeListArray.from_arrays(column, size)
+    return column

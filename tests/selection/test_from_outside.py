@@ -1,0 +1,146 @@
+"""A method that is no part of the package: a class in somebody's own module, named "module:class"."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tests.selection.pools import budgets_of, pool_for, rows_of_method
+from tests.stages.workbench import Workbench, rows_of
+from xmas_job.catalog.methods import find_method
+from xmas_job.config import RunConfig, SelectConfig, load_config, validate_config
+from xmas_job.errors import UsageError
+from xmas_job.pipeline import plan
+from xmas_job.stages import select
+from xmas_job.storage.record import Artifact
+from xmas_job.storage.schemas import POOL
+
+SOURCE = '''
+from dataclasses import dataclass
+from typing import ClassVar
+import numpy as np
+from xmas_job.catalog.methods import MethodEntry, SignalNeed
+from xmas_job.selection.contract import Ranking, Selection
+
+@dataclass(frozen=True)
+class Backwards:
+    """The last uid first."""
+    entry: ClassVar[MethodEntry] = MethodEntry("{name}:Backwards", "-", "the last uid", "nothing", nested=True)
+    skip: int = 0
+
+    def rank(self, pool, rng):
+        order = np.arange(pool.uids.size)[::-1][self.skip:].copy()
+        return Ranking(order, np.full(order.size, -1, dtype=np.int32), np.full(order.size, np.nan))
+
+@dataclass(frozen=True)
+class EveryOther:
+    """Evenly spaced, so another budget chooses otherwise."""
+    entry: ClassVar[MethodEntry] = MethodEntry("{name}:EveryOther", "-", "nothing", "nothing", nested=False, version=4)
+
+    def select(self, pool, budget, rng):
+        rows = np.arange(budget) * pool.uids.size // budget
+        return Selection(rows, np.full(budget, -1, dtype=np.int32))
+
+@dataclass(frozen=True)
+class WithoutEntry:
+    pass
+
+@dataclass(frozen=True)
+class NeedsMore:
+    entry: ClassVar[MethodEntry] = MethodEntry(
+        "{name}:NeedsMore", "-", "x", "proxy and one pass", nested=True,
+        signals=(SignalNeed("curvature", "last"),))
+'''
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Workbench:
+    return Workbench(tmp_path)
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"their_methods_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(SOURCE.replace("{name}", name))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+def config_with(method: str, budget: str = "50%") -> RunConfig:
+    return validate_config(
+        {
+            "datasets": ["demo@v1"],
+            "proxy": {"model": "m"},
+            "select": {"method": method},
+            "publish": {"budget": budget},
+        },
+        where="test",
+    )
+
+
+def test_it_keeps_the_contract_as_the_others_do(module: str) -> None:
+    for name in (f"{module}:Backwards", f"{module}:EveryOther"):
+        pool = pool_for(find_method(name), 60)
+        for budget in budgets_of(pool):
+            rows = rows_of_method(find_method(name), pool, budget)
+            assert len(rows) == len(set(rows)) == budget
+
+
+def test_it_is_planned_like_any_other(module: str) -> None:
+    nodes = {node.id: node for node in plan(config_with(f"{module}:Backwards"))}
+    assert "train_proxy" not in nodes  # its entry asks for no signal
+    assert nodes["select:subset"].section.identity()["method"] == f"{module}:Backwards"
+
+
+def test_its_version_and_budget_enter_the_fingerprint(module: str) -> None:
+    nodes = {node.id: node for node in plan(config_with(f"{module}:EveryOther", "40%"))}
+    identity = nodes["select:subset"].section.identity()
+    assert (identity["method_version"], identity["budget"]) == (4, "40%")
+    nodes = {node.id: node for node in plan(config_with(f"{module}:Backwards", "40%"))}
+    assert nodes["select:subset"].section.identity()["budget"] is None  # one ranking serves every budget
+
+
+def test_it_ranks_a_pool_in_the_select_stage(bench: Workbench, module: str) -> None:
+    pool = make_pool(bench)
+    made = bench.run(select.run, SelectConfig(method=f"{module}:Backwards", params={"skip": 1}), pool=pool)
+    ranks = {row["uid"]: row["rank"] for row in rows_of(made, "ranking.parquet")}
+    assert ranks == {"e": 1, "d": 2, "c": 3, "b": 4, "a": 5}
+    assert json.loads(made.read("method.json"))["method"] == f"{module}:Backwards"
+
+
+def test_a_choice_that_depends_on_the_budget_is_all_that_is_ranked(bench: Workbench, module: str) -> None:
+    pool = make_pool(bench)
+    made = bench.run(select.run, SelectConfig(method=f"{module}:EveryOther", budget="50%"), pool=pool)
+    assert {row["uid"]: row["rank"] for row in rows_of(made, "ranking.parquet")} == {"a": 1, "c": 2, "e": 3}
+    assert made.record.metrics == {"num_eligible": 6, "num_ranked": 3, "num_absent": 0}
+
+
+def make_pool(bench: Workbench) -> Artifact:
+    rows = [{"uid": uid, "source": "s", "modality": "image", "dataset": "d@v1"} for uid in "abcdef"]
+    return bench.write("pool", lambda output: output.table("pool.parquet", pa.Table.from_pylist(rows, POOL), POOL))
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "remedy"),
+    [
+        ("no_such_module_here:Class", "No module named 'no_such_module_here'", "PYTHONPATH"),
+        ("{module}:Nobody", "no attribute 'Nobody'", "PYTHONPATH"),
+        ("{module}:WithoutEntry", "does not say what it needs", "entry: ClassVar[MethodEntry]"),
+        ("{module}:NeedsMore", "signal 'curvature', which does not exist", "Signals are: alignment"),
+        ("el2n", "needs the signal 'el2n', which no stage hands to methods", "xmas-job methods"),
+        ("ofa", "needs the signal 'ofa_confidence', which no stage hands to methods", "trained OFA selector"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_a_run(module: str, name: str, says: str, remedy: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        config_with(name.replace("{module}", module))
+    assert says in caught.value.message
+    assert remedy in caught.value.remedy
+
+
+def test_a_recipe_is_refused_alike() -> None:
+    with pytest.raises(UsageError, match="needs the signal 'coincide'"):
+        load_config("demo", ["select.method=coincide"])
