@@ -84,7 +84,7 @@ def preflight(
 ) -> None:
     """Look for what would stop a run: GPUs, memory, disk, store, models, alerts; exit code 2 if anything would.
 
-    Ask where the stages run, e.g. docker run --rm --gpus all xmas-job preflight.
+    Ask where the stages run, e.g. docker run --rm --gpus all --shm-size 1g xmas-job preflight.
     """
     config = read_config(recipe, None, None, None) if recipe else None
     result = load_entrypoint("xmas_job.commands.preflight:preflight")(read_environment(), config)
