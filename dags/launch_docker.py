@@ -6,7 +6,8 @@ Owns what a container gets, and that none stays. What a stage does with it is th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,13 +101,14 @@ class StageContainer(DockerOperator):
             state = self.cli.inspect_container(self.container["Id"])["State"]
         finally:
             self.on_kill()
-        if state["OOMKilled"]:
+        code = state["ExitCode"]
+        if code and state["OOMKilled"]:
             raise TryAgainError(
                 f"{unit_name(self.unit)} took more memory than its container has: {self.mem_limit}.",
                 "Set XMAS_DOCKER_MEMORY.",
             )
-        if code := state["ExitCode"]:
-            raise error_of_process(unit_name(self.unit), code, stdout, "\n".join(log[-20:]))
+        if code:
+            raise error_of_process(unit_name(self.unit), code, stdout, "\n".join(log))
         return str(result_of_process(stdout)["artifact"])
 
     def _create(self) -> dict[str, Any]:
@@ -136,11 +138,12 @@ class StageContainer(DockerOperator):
         )
         return container
 
-    def _follow(self, container: str) -> tuple[str, list[str]]:
-        """Start it, and show its log until it ends; what it printed on stdout, and the lines of its log."""
+    def _follow(self, container: str) -> tuple[str, Sequence[str]]:
+        """Start it, and show its log until it ends; what it printed on stdout, and the last lines of its log."""
         held = self.cli.attach_socket(container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
         self.cli.start(container)
-        stdout, rest, lines = b"", b"", []
+        stdout, rest = b"", b""
+        lines: deque[str] = deque(maxlen=20)
         for stream, data in frames_iter_no_tty(held):
             if stream == STDOUT:
                 stdout += data
