@@ -72,5 +72,5 @@ with DAG(
     params=PARAMS,
     default_args={"retries": NUM_RETRIES, "retry_delay": RETRY_DELAY, "on_failure_callback": alert},
     tags=["xmas_job"],
-):
+) as dag:
     add_line(request)

@@ -24,7 +24,8 @@ ENV PATH=/opt/airflow-venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     AIRFLOW_HOME=/opt/airflow \
     AIRFLOW__CORE__LOAD_EXAMPLES=False \
-    XMAS_LAUNCHER=docker
+    XMAS_LAUNCHER=docker \
+    XMAS_GIT_SHA=${GIT_SHA}
 WORKDIR /opt/airflow
 USER airflow
 ENTRYPOINT ["airflow"]

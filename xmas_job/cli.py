@@ -76,6 +76,28 @@ def run(
 
 
 @app.command()
+def preflight(
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Also ask for this recipe's device, data and models.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for what would stop a run: GPUs, memory, disk, store, models, alerts; exit code 2 if anything would.
+
+    Ask where the stages run, e.g. docker run --rm --gpus all --shm-size 1g xmas-job preflight.
+    """
+    config = read_config(recipe, None, None, None) if recipe else None
+    result = load_entrypoint("xmas_job.commands.preflight:preflight")(read_environment(), config)
+    if as_json:
+        print_json(result)
+    else:
+        rows = [("ok" if c["is_ok"] else "NO", c["check"], c["found"], c["to_do"]) for c in result["checks"]]
+        print_table(("", "check", "found", "what to do"), rows)
+    if not result["is_ok"]:
+        raise typer.Exit(UsageError.exit_code)
+
+
+@app.command()
 def plan(
     recipe: RecipeOption,
     budget: BudgetOption = None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -60,7 +60,12 @@ class Environment(BaseSettings):
         86_400.0, gt=0, description="How long to wait for another worker's stage before trying again later."
     )
     progress_seconds: float = Field(5.0, ge=0, description="Seconds between progress events.")
-    launcher: Literal["local"] = Field("local", description="What runs a stage for a scheduler: a process beside it.")
+    launcher: Literal["local", "docker", "kubernetes"] = Field(
+        "local", description="What runs a stage for a scheduler: a process beside it, a container, or a pod."
+    )
+    max_gpus: int | None = Field(
+        None, ge=0, description="GPUs that one process gets at most; 0: none. Default: what its stage asks for."
+    )
     gpu_pool: str = Field(
         "default_pool", description="Airflow pool of the GPU stages; give it as many slots as there are GPUs."
     )
@@ -70,17 +75,73 @@ class Environment(BaseSettings):
     log_format: LogFormat = Field("auto", description="auto (console on a terminal, else JSON), json or console.")
 
 
+class DockerSettings(BaseSettings):
+    """What a container of the launcher `docker` gets: variables named XMAS_DOCKER_<FIELD>."""
+
+    model_config = SettingsConfigDict(env_prefix="XMAS_DOCKER_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    image: str = Field("xmas-job", description="Image of every stage, made by docker/job.Dockerfile.")
+    pull: bool = Field(default=False, description="Pull the image before every stage. Default: it has to be there.")
+    connection: str | None = Field(None, description="Airflow connection of the registry to pull from.")
+    user: str | None = Field(None, description="uid or uid:gid that owns the store's files. Default: the image's user.")
+    mounts: str = Field(
+        "", description="Folders of the engine's machine that stages see: path, source:target or source:target:ro."
+    )
+    scratch: str | None = Field(
+        None,
+        description="Folder of the engine's machine for scratch files. Default: a volume that goes with the container.",
+    )
+    network: str | None = Field(None, description="bridge, host or a network's name. Default: the engine's.")
+    shm_size: str = Field("1g", description="Size of /dev/shm, through which torch's processes pass tensors.")
+    ipc: str | None = Field(None, description="host: the machine's own /dev/shm, in place of XMAS_DOCKER_SHM_SIZE.")
+    ulimits: str = Field("", description="name=soft or name=soft:hard, spaces between: memlock=-1 stack=67108864.")
+    memory: str | None = Field(None, description="Most memory of a container, e.g. 200g. Default: its stage's.")
+    gpu_ids: str = Field(
+        "", description="GPUs to share out, e.g. 0 1 2 3. Default: Docker's own choice, always the first ones."
+    )
+    gpu_locks: Path = Field(
+        Path("/var/tmp/xmas-gpus"),  # noqa: S108 (one for all workers of a machine)
+        description="Folder of the locks by which the workers of one machine share out its GPUs.",
+    )
+
+
+class KubernetesSettings(BaseSettings):
+    """What a pod of the launcher `kubernetes` gets: variables named XMAS_KUBERNETES_<FIELD>."""
+
+    model_config = SettingsConfigDict(env_prefix="XMAS_KUBERNETES_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    image: str = Field("xmas-job", description="Image of every stage, made by docker/job.Dockerfile.")
+    namespace: str | None = Field(None, description="Namespace of the pods. Default: the connection's.")
+    connection: str = Field("kubernetes_default", description="Airflow connection of the cluster.")
+    service_account: str | None = Field(None, description="Service account of the pods; may give them the store.")
+    secret: str | None = Field(None, description="Secret whose keys become variables, such as AWS_SECRET_ACCESS_KEY.")
+    scratch_size: str = Field("200Gi", description="Most that a stage may keep in XMAS_SCRATCH.")
+    shm_size: str = Field("8Gi", description="Size of /dev/shm, through which torch's processes pass tensors.")
+
+
+Settings = TypeVar("Settings", bound=BaseSettings)
+
+
 def load_environment() -> Environment:
     """The settings of this process.
 
     Raises:
         UsageError: if a variable does not parse; the message names it.
     """
+    return load_settings(Environment)
+
+
+def load_settings(kind: type[Settings]) -> Settings:
+    """Settings of one kind from the variables of this process.
+
+    Raises:
+        UsageError: if a variable does not parse; the message names it.
+    """
     try:
-        return Environment()
+        return kind()
     except ValidationError as error:
         first = error.errors()[0]
-        name = "XMAS_" + str(first["loc"][0]).upper()
+        name = kind.model_config["env_prefix"] + str(first["loc"][0]).upper()
         raise UsageError(
             f"environment variable {name}={first['input']!r}: {first['msg']}.", f"Correct or unset {name}."
         ) from error

@@ -10,13 +10,6 @@ from tests.small_world import World, land
 from xmas_job.commands.run import run_line
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # One worker process runs the line once for all of them.
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.xdist_group("commands"))
-
-
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """Data has landed; nothing has run."""

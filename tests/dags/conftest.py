@@ -15,14 +15,6 @@ DAGS = Path(__file__).parent.parent.parent / "dags"
 Ask = Callable[..., dict[str, Any]]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups, also when only this folder is run
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # One worker process asks Airflow once for all of them.
-    for item in items:
-        if "tests/dags" in str(item.path):
-            item.add_marker(pytest.mark.xdist_group("dags"))
-
-
 @pytest.fixture(scope="session")
 def ask_airflow(tmp_path_factory: pytest.TempPathFactory) -> Ask:
     """Run `inside_airflow` with an Airflow home of its own; its answer."""

@@ -1,6 +1,7 @@
 """What the tests ask of Airflow, in processes of their own: it sets up logging and a home as soon as it is imported.
 
-`facts` prints what a DAG processor sees; `try CONF` runs the DAG through `dag.test()`. JSON on the last line.
+`facts` prints what a DAG processor sees; `pod STAGE UNIT` the pod of a unit; `try CONF` runs the DAG through
+`dag.test()`. JSON on the last line.
 """
 
 from __future__ import annotations
@@ -29,6 +30,17 @@ CONFS: list[dict[str, Any]] = [
 ]
 
 
+SAID = '{"event": "e"}\n{"error": "bad rows.", "remedy": "Look.", "exit_code": 64}\nerror: bad rows.\n  Look.\n'
+ENDS: list[dict[str, Any]] = [
+    {"terminated": {"exit_code": 64, "reason": "Error", "message": SAID}},
+    {"terminated": {"exit_code": 137, "reason": "OOMKilled"}},
+    {"terminated": {"exit_code": 143, "reason": "Error", "message": '{"event": "e"}'}},
+    {"terminated": {"exit_code": 99, "reason": "Error", "message": SAID.replace("64", "99")}},
+    {"waiting": {"reason": "ErrImagePull", "message": "no such host"}},
+    {"waiting": {"reason": "ContainerCreating"}},
+]
+
+
 def facts() -> dict[str, Any]:
     started = time.perf_counter()
     import airflow.sdk  # noqa: F401
@@ -39,7 +51,7 @@ def facts() -> dict[str, Any]:
     parsed = {"seconds": time.perf_counter() - after_airflow, "modules": sorted(set(sys.modules) - before)}
     parsed["seconds_of_airflow"] = after_airflow - started
 
-    import dag_factory
+    import launching
     from airflow.dag_processing.dagbag import BundleDagBag
     from airflow.serialization.serialized_objects import DagSerialization
 
@@ -55,10 +67,11 @@ def facts() -> dict[str, Any]:
         "parsed": parsed,
         "tasks": {task.task_id: _task(task) for task in dag.tasks},
         "tasks_after_a_round_trip": sorted(DagSerialization.from_dict(json.loads(json.dumps(data))).task_dict),
+        "serialized": json.dumps(data),
         "budget": xmas_selection.BUDGET,
         "confs": [_answer(dag, conf, xmas_selection.request) for conf in CONFS],
-        "outcomes": {kind.__name__: type(dag_factory.outcome_of(kind("what", "remedy"))).__name__ for kind in kinds},
-        "message": str(dag_factory.outcome_of(errors.BadDataError("what.", "remedy."))),
+        "outcomes": {kind.__name__: type(launching.outcome_of(kind("what", "remedy"))).__name__ for kind in kinds},
+        "message": str(launching.outcome_of(errors.BadDataError("what.", "remedy."))),
     }
 
 
@@ -85,6 +98,42 @@ def _answer(dag: Any, conf: dict[str, Any], request: Any) -> list[str] | str:
         return str(error)
 
 
+def pod(stage: str, unit: dict[str, Any]) -> dict[str, Any]:
+    """The pod that the launcher asks for, and what becomes of pods that ended otherwise than well."""
+    from types import SimpleNamespace
+
+    import xmas_selection
+    from kubernetes.client import ApiClient
+
+    operator = xmas_selection.dag.task_dict[f"{stage}.build"].unmap({"unit": unit})
+    task = {"dag_id": "xmas_selection", "task_id": f"{stage}.build", "try_number": 2, "map_index": 3}
+    run = {"dag": xmas_selection.dag, "dag_run": SimpleNamespace(run_id="m:1+1"), "run_id": "m:1+1"}
+    context: Any = {**run, "ti": SimpleNamespace(**task)}
+    asked = operator.build_pod_request_obj(context, dry_run=True)
+    return {
+        "pod": ApiClient().sanitize_for_serialization(asked),
+        "unit": context["unit"],
+        "operator": {name: str(getattr(operator, name)) for name in ("deferrable", "durable", "on_finish_action")},
+        "ends": [_end(operator, asked, state) for state in ENDS],
+    }
+
+
+def _end(operator: Any, pod: Any, state: dict[str, Any]) -> list[str]:
+    """What Airflow is told of a pod whose container is in this state."""
+    import launching
+    from kubernetes.client import models
+
+    status = models.V1ContainerStatus(
+        name="base", image="i", image_id="i", ready=False, restart_count=0, state=models.V1ContainerState()
+    )
+    for name, value in state.items():
+        kind = {"waiting": models.V1ContainerStateWaiting, "terminated": models.V1ContainerStateTerminated}[name]
+        setattr(status.state, name, kind(**value))
+    pod.status = models.V1PodStatus(phase="Failed", container_statuses=[status])
+    error = operator._error(pod)
+    return [type(launching.outcome_of(error)).__name__, str(error)] if error else []
+
+
 def try_run(conf: dict[str, Any]) -> dict[str, Any]:
     from airflow.dag_processing.dagbag import BundleDagBag
     from airflow.utils.db import initdb
@@ -99,5 +148,11 @@ def try_run(conf: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    result = facts() if sys.argv[1] == "facts" else try_run(json.loads(sys.argv[2]))
+    command, *arguments = sys.argv[1:]
+    if command == "facts":
+        result = facts()
+    elif command == "pod":
+        result = pod(arguments[0], json.loads(arguments[1]))
+    else:
+        result = try_run(json.loads(arguments[0]))
     print("\n" + json.dumps(result))

@@ -6,6 +6,7 @@ Owns the words. Knows neither the scheduler that failed nor the store.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from xmas_job.errors import TryAgainError, UsageError
 
@@ -43,6 +44,28 @@ def send(failure: Failure, urls: str) -> None:
         UsageError: if Apprise is not installed, or a URL is none that it knows; the others have been told.
         TryAgainError: if a receiver did not take it.
     """
+    receivers, num_unknown = _receivers(urls)
+    is_told = not receivers or receivers.notify(body=failure.body, title=failure.title)
+    _refuse(num_unknown, urls)
+    if not is_told:
+        raise TryAgainError(
+            f"not all of the {len(receivers)} receivers took the alert.", "Apprise's log lines say which."
+        )
+
+
+def check_urls(urls: str) -> int:
+    """How many receivers the URLs name; tells them nothing.
+
+    Raises:
+        UsageError: as `send`.
+    """
+    receivers, num_unknown = _receivers(urls)
+    _refuse(num_unknown, urls)
+    return len(receivers)
+
+
+def _receivers(urls: str) -> tuple[Any, int]:
+    """Apprise with all URLs that it knows, and the number of the others."""
     try:
         import apprise  # noqa: PLC0415 (an extra)
     except ImportError:
@@ -51,13 +74,12 @@ def send(failure: Failure, urls: str) -> None:
         ) from None
     receivers = apprise.Apprise()
     unknown = [url for url in urls.split() if not receivers.add(url)]
-    is_told = not receivers or receivers.notify(body=failure.body, title=failure.title)
-    if unknown:
+    return receivers, len(unknown)
+
+
+def _refuse(num_unknown: int, urls: str) -> None:
+    if num_unknown:
         raise UsageError(
-            f"{len(unknown)} of {len(urls.split())} alert URLs are none that Apprise knows.",
+            f"{num_unknown} of {len(urls.split())} alert URLs are none that Apprise knows.",
             "Correct XMAS_ALERT_URLS; https://appriseit.com has the forms.",
-        )
-    if not is_told:
-        raise TryAgainError(
-            f"not all of the {len(receivers)} receivers took the alert.", "Apprise's log lines say which."
         )

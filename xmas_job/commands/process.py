@@ -18,6 +18,8 @@ from xmas_job.fingerprint import Json
 
 EXIT_WITH_PARENT = "XMAS_EXIT_WITH_PARENT"
 """Set for processes whose standard input is a pipe held by their parent."""
+SIGNALS = 128
+"""An exit code above this is a signal's."""
 
 
 def run_stage_process(run_id: str, node_id: str, on_event: Callable[[str, dict[str, Json]], None] | None) -> None:
@@ -59,8 +61,13 @@ def run_process(arguments: Sequence[str], on_event: Callable[[dict[str, Json]], 
         printed.seek(0)
         result = printed.read()
     if process.returncode:
-        raise _error(" ".join(arguments[:2]), process.returncode, result, "".join(tail))
-    found: dict[str, Json] = json.loads(result.strip().splitlines()[-1])
+        raise error_of_process(" ".join(arguments[:2]), process.returncode, result, "".join(tail))
+    return result_of_process(result)
+
+
+def result_of_process(printed: str) -> dict[str, Json]:
+    """The object in the last line that a successful process printed."""
+    found: dict[str, Json] = json.loads(printed.strip().splitlines()[-1])
     return found
 
 
@@ -82,20 +89,32 @@ def _wait_for_end_of_input() -> None:
     os._exit(errors.TryAgainError.exit_code)
 
 
+def event_of(line: str) -> dict[str, Json]:
+    """A line of a process's log as an event; what a library wrote becomes a warning."""
+    try:
+        return dict(json.loads(line))
+    except (TypeError, ValueError):
+        return {"event": line.rstrip(), "level": "warning"}
+
+
 def _forward(line: str, on_event: Callable[[dict[str, Json]], None] | None) -> None:
     if on_event is None:
         sys.stderr.write(line)
-        return
-    try:
-        event = dict(json.loads(line))
-    except (TypeError, ValueError):
-        event = {"event": line.rstrip(), "level": "warning"}
-    on_event(event)
+    else:
+        on_event(event_of(line))
 
 
-def _error(name: str, code: int, result: str, tail: str) -> errors.XmasError:
-    if code < 0:
-        sent = signal.Signals(-code).name
+def error_of_process(name: str, code: int, result: str, tail: str) -> errors.XmasError:
+    """What a process that failed says for itself, in the last line that it printed.
+
+    Args:
+        name: what was run.
+        code: its exit code, not 0; minus the signal that ended it, or 128 + the signal, as containers tell it.
+        result: what it printed on stdout.
+        tail: the end of its log, for a defect that it does not explain.
+    """
+    if code < 0 or code > SIGNALS:
+        sent = signal.Signals(-code if code < 0 else code - SIGNALS).name
         return errors.TryAgainError(
             f"{name} was ended by {sent}" + (" (out of memory?)." if sent == "SIGKILL" else "."),
             "Run the same command again: what was finished is kept.",

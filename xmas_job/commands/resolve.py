@@ -144,14 +144,18 @@ def _checked_key(run_id: str) -> str:
 
 def _with_versions(config: RunConfig, store: Store) -> RunConfig:
     data = config.model_dump()
-    data["datasets"] = tuple(_version(store, dataset) for dataset in config.datasets)
+    data["datasets"] = tuple(landed_version(store, dataset) for dataset in config.datasets)
     if config.comparison:
-        data["comparison"]["evaluate"]["dataset"] = _version(store, config.comparison.evaluate.dataset)
+        data["comparison"]["evaluate"]["dataset"] = landed_version(store, config.comparison.evaluate.dataset)
     return validate_config(data, where="with the landed versions filled in")
 
 
-def _version(store: Store, dataset: str) -> str:
-    """The dataset as name@version: as asked for, or the newest version that has landed whole."""
+def landed_version(store: Store, dataset: str) -> str:
+    """The dataset as name@version: as asked for, or the newest version that has landed whole.
+
+    Raises:
+        UsageError: if it has not landed.
+    """
     name, _, version = dataset.partition("@")
     folder = f"landing/{name}"
     landed = {found for found in store.folders(folder) if store.exists(f"{folder}/{found}/{SUCCESS}")}
@@ -178,7 +182,12 @@ def _landing(store: Store, config: RunConfig, dataset: str) -> Source:
     return Source(prefix, landing_digest(store, prefix, pipeline.image_root(config, dataset)))
 
 
-def _model(store: Store, name: str) -> Source:
+def find_model(store: Store, name: str) -> str:
+    """Where the model is: the absolute path of its folder, or its key in the store. Reads nothing of it.
+
+    Raises:
+        UsageError: if it is no model folder.
+    """
     folder = Path(name).expanduser()
     if folder.is_dir() or folder.is_absolute() or ".." in folder.parts:
         uri, is_there = str(folder.absolute()), (folder / MODEL_CONFIG).is_file()
@@ -189,4 +198,9 @@ def _model(store: Store, name: str) -> Source:
             f"{name!r} is no model folder: there is no {MODEL_CONFIG} in {folder.absolute()} or {store.uri}/{name}.",
             "Give the folder of a transformers model: a path, or a key under the store root.",
         )
+    return uri
+
+
+def _model(store: Store, name: str) -> Source:
+    uri = find_model(store, name)
     return Source(uri, digest_of_folder(model_folder(store, uri)))
