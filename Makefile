@@ -38,7 +38,7 @@ test: setup ## Run the tests that need no engine, server or GPU, but for those o
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not service and not end_to_end"
 
 test-line: setup ## Kill a whole line at every point, spoil every call of a run on S3; minutes more.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m end_to_end
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m end_to_end
 
 soak: setup ## KILLS=50 times kill -9 at random moments of small runs: the same bytes, nothing left. Outside CI.
 	$(BIN)/python -m tests.soak --kills $(KILLS)
