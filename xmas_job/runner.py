@@ -27,7 +27,7 @@ from xmas_job.stage_io import Metrics, Source, StageIO
 from xmas_job.storage.journal import noted_failures, outcome_key, utc_now
 from xmas_job.storage.lease import Lease, acquire, try_acquire
 from xmas_job.storage.output import Output
-from xmas_job.storage.record import Artifact, Record, StoredFile, content_digest, parse_record
+from xmas_job.storage.record import Artifact, Record, StoredFile, content_digest, read_record
 from xmas_job.storage.scratch import scratch_folder
 from xmas_job.storage.store import Store
 
@@ -96,7 +96,7 @@ class Runner:
 
     def _committed(self, node: Node, address: str, record_key: str) -> Artifact | None:
         try:
-            record = parse_record(self.store.read(record_key))
+            record = read_record(self.store, record_key)
         except FileNotFoundError:
             return None
         artifact = Artifact(self.store, address, record, node.id)
@@ -182,7 +182,7 @@ class Runner:
 
         def is_there(partition: int) -> bool:
             key = _Unit(node, address, partition).record_key
-            files = parse_record(self.store.read(key)).files if key in sizes else None
+            files = read_record(self.store, key).files if key in sizes else None
             return files is not None and all(sizes.get(f"{address}/{file.location}") == file.bytes for file in files)
 
         return tuple(partition for partition in range(self.num_partitions(node)) if not is_there(partition))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +30,15 @@ def test_unfinished_run_shows_what_is_missing(world: World) -> None:
     assert [stage["stage"] for stage in shown["stages"]] == ["ingest:demo@v1"]
     assert shown["missing"] == ["pool", "select:subset", "publish:subset", "report"]
     assert (shown["selection_id"], shown["num_examples"], shown["manifest"], shown["report"]) == (None,) * 4
+
+
+def test_run_whose_selection_was_cleared_away_is_still_shown(finished: World, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder, tmp_path / "world")
+    own = World(tmp_path / "world")
+    shutil.rmtree(own.folder / "store/artifacts/publish")
+    shown: Any = show_run(own.environment, "first")
+    assert (shown["run"], shown["status"], shown["missing"]) == ("first", "done", [])
+    assert (shown["selection_id"], shown["num_examples"], shown["manifest"]) == (None, None, None)
 
 
 def test_latest_of_an_empty_store_is_refused(world: World) -> None:

@@ -6,7 +6,6 @@ be used, it stays: times are the store's own, never compared with a clock of thi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,12 +17,13 @@ from xmas_job.errors import TryAgainError, UsageError
 from xmas_job.fingerprint import Json
 from xmas_job.logs import get_logger
 from xmas_job.storage import channels
+from xmas_job.storage.documents import number_of, read_document
 from xmas_job.storage.inventory import Inventory
 from xmas_job.storage.journal import outcomes, presence_key, run_key
 from xmas_job.storage.lease import Lease, LeaseState, acquire, lease_key, read_lease
-from xmas_job.storage.manifest import MANIFEST
+from xmas_job.storage.manifest import MANIFEST, REPAIR
 from xmas_job.storage.reach import Reach, delete_artifact
-from xmas_job.storage.record import parse_record
+from xmas_job.storage.record import read_record
 from xmas_job.storage.roots import open_store
 from xmas_job.storage.store import Entry, Store
 
@@ -145,7 +145,7 @@ class _Plan:
         found = {}
         for address, entries in self.files.items():
             for prefix in {entry.key.partition("/lease/")[0] for entry in entries if "/lease/" in entry.key}:
-                numbers = [_number(entry.key) for entry in entries if entry.key.startswith(f"{prefix}/lease/")]
+                numbers = [number_of(entry.key) for entry in entries if entry.key.startswith(f"{prefix}/lease/")]
                 if lease := self._live(prefix, max(numbers)):
                     found[address] = lease
         return found
@@ -204,7 +204,7 @@ class _Plan:
                 f"{address}/{file.location}"
                 for key in records
                 if key in there
-                for file in parse_record(self.store.read(key)).files
+                for file in read_record(self.store, key).files
             }
             left: dict[str, list[Entry]] = {}
             for entry in self.files[address]:
@@ -258,15 +258,11 @@ class _Plan:
         return self.now - written if written is not None else 0.0
 
     def _published_from(self, selection: str) -> str | None:
+        key = f"selections/{selection}/provenance.json"
         try:
-            provenance = json.loads(self.store.read(f"selections/{selection}/provenance.json"))
+            return read_document(self.store, key, lambda raw: str(raw["artifact"]), remedy=REPAIR)
         except FileNotFoundError:
             return None
-        return str(provenance["artifact"])
-
-
-def _number(key: str) -> int:
-    return int(key.rpartition("/")[2].removesuffix(".json"))
 
 
 def _is_part(key: str, address: str) -> bool:

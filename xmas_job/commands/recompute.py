@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from xmas_job.fingerprint import Json, stage_fingerprint
 from xmas_job.pipeline import SUBSET, Node, is_source, node_id
 from xmas_job.runner import Run, Runner
 from xmas_job.stage_io import Source, StageIO
+from xmas_job.storage.documents import read_document
 from xmas_job.storage.local import LocalStore
 from xmas_job.storage.manifest import MANIFEST, REPAIR
 from xmas_job.storage.output import Output
@@ -64,15 +64,18 @@ def recompute_selection(environment: Environment, selection: str) -> dict[str, J
 
 def _run_of(store: Store, selection_id: str) -> Run:
     key = f"selections/{selection_id}/provenance.json"
+
+    def parse(raw: dict[str, Any]) -> Run:
+        sources = {name: Source(**source) for name, source in raw["sources"].items()}
+        return Run(raw["run"], validate_config(raw["config"], where=key), sources, raw["created_at"])
+
     try:
-        raw: dict[str, Any] = json.loads(store.read(key))
+        return read_document(store, key, parse, remedy=REPAIR)
     except FileNotFoundError:
         raise UsageError(
             f"{store.uri} has no {key}: a selection is derived again in the store that it was made in.",
             "Point XMAS_STORE_ROOT at that store.",
         ) from None
-    sources = {name: Source(**source) for name, source in raw["sources"].items()}
-    return Run(raw["run"], validate_config(raw["config"], where=key), sources, raw["created_at"])
 
 
 def _ancestors(run: Run, wanted: str) -> list[str]:

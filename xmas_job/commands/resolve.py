@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from xmas_job.errors import UsageError
 from xmas_job.fingerprint import Json, canonical_json, digest_of_folder
 from xmas_job.runner import Run
 from xmas_job.stage_io import Source, model_folder
+from xmas_job.storage.documents import Content, read_document
 from xmas_job.storage.journal import recipe_key, run_key, utc_now
 from xmas_job.storage.landing import SUCCESS, landing_digest, landing_prefix
 from xmas_job.storage.probe import probe
@@ -62,7 +62,8 @@ def start_run(config: RunConfig, store: Store, run_id: str) -> Run:
         probe(store)
         store.create(key, canonical_json(_to_json(config, resolve_run(config, store, run_id))) + b"\n")
     enter(store, run_id)
-    if validate_config(json.loads(store.read(key))["request"], where=f"run {run_id}") != config:
+    request = _read(store, run_id, lambda raw: validate_config(raw["request"], where=f"run {run_id}"))
+    if request != config:
         raise UsageError(f"run {run_id} was started with another configuration.", "Choose another run id.")
     started = read_run(store, run_id)
     recipe = yaml.safe_dump(started.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -95,14 +96,23 @@ def read_run(store: Store, run_id: str) -> Run:
     Raises:
         UsageError: if there is none of that id.
     """
+
+    def parse(raw: dict[str, Any]) -> Run:
+        found = {name: Source(**source) for name, source in raw["sources"].items()}
+        return Run(raw["run_id"], validate_config(raw["config"], where=f"run {run_id}"), found, raw["created_at"])
+
     try:
-        raw: dict[str, Any] = json.loads(store.read(_checked_key(run_id)))
+        _checked_key(run_id)
+        return _read(store, run_id, parse)
     except FileNotFoundError:
         raise UsageError(
             f"there is no run {run_id!r} in {store.uri}.", "See `xmas-job show` for the last one."
         ) from None
-    found = {name: Source(**source) for name, source in raw["sources"].items()}
-    return Run(raw["run_id"], validate_config(raw["config"], where=f"run {run_id}"), found, raw["created_at"])
+
+
+def _read(store: Store, run_id: str, parse: Callable[[dict[str, Any]], Content]) -> Content:
+    remedy = f"Restore it from a copy, or delete the folder runs/{run_id}: a new run finds what this one built."
+    return read_document(store, run_key(run_id), parse, remedy=remedy)
 
 
 def latest_run_id(store: Store) -> str:
@@ -122,7 +132,7 @@ def run_ids(store: Store) -> list[str]:
     started = []
     for run_id in store.folders("runs"):
         with contextlib.suppress(FileNotFoundError):  # a folder without it is no run
-            started.append((json.loads(store.read(run_key(run_id)))["created_at"], run_id))
+            started.append((_read(store, run_id, lambda raw: str(raw["created_at"])), run_id))
     return [run_id for _, run_id in sorted(started, reverse=True)]
 
 

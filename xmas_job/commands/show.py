@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from typing import Any
 
 from xmas_job.commands.resolve import latest_run_id, read_run
@@ -10,8 +10,9 @@ from xmas_job.environment import Environment
 from xmas_job.fingerprint import Json
 from xmas_job.pipeline import SUBSET, node_id
 from xmas_job.runner import Run
-from xmas_job.storage.journal import outcome_key
+from xmas_job.storage.journal import outcome_key, read_outcome
 from xmas_job.storage.manifest import MANIFEST
+from xmas_job.storage.record import read_record
 from xmas_job.storage.roots import open_store
 from xmas_job.storage.store import Store
 
@@ -21,7 +22,8 @@ LATEST = "latest"
 def show_run(environment: Environment, run_id: str) -> dict[str, Json]:
     """One object for a run; `latest` is the run that was started last.
 
-    `status` is "done" once every stage has an outcome, else "unfinished"; URIs are None until they exist.
+    `status` is "done" once every stage has an outcome, else "unfinished"; what does not exist, not yet
+    or not any more since the store was cleared, is None.
     """
     store = open_store(environment.store_root)
     run = read_run(store, latest_run_id(store) if run_id == LATEST else run_id)
@@ -54,14 +56,15 @@ def describe(store: Store, run: Run) -> dict[str, Json]:
 
 def _outcome(store: Store, run: Run, node: str) -> dict[str, Any] | None:
     try:
-        outcome: dict[str, Any] = json.loads(store.read(outcome_key(run.run_id, node)))
+        return read_outcome(store, outcome_key(run.run_id, node))
     except FileNotFoundError:
         return None
-    return outcome
 
 
-def _metrics(store: Store, outcome: dict[str, Any] | None) -> dict[str, Any]:
+def _metrics(store: Store, outcome: dict[str, Any] | None) -> Mapping[str, Json]:
     if outcome is None:
         return {}
-    metrics: dict[str, Any] = json.loads(store.read(f"{outcome['address']}/record.json"))["metrics"]
-    return metrics
+    try:
+        return read_record(store, f"{outcome['address']}/record.json").metrics
+    except FileNotFoundError:
+        return {}  # cleared away since

@@ -6,13 +6,12 @@ Owns the only thing in the store that moves.
 from __future__ import annotations
 
 import getpass
-import json
 import os
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from xmas_job.errors import UsageError
 from xmas_job.fingerprint import canonical_json
+from xmas_job.storage.documents import newest_number, read_document
 from xmas_job.storage.store import Store
 
 
@@ -115,10 +114,9 @@ def _key(channel: str, number: int) -> str:
 
 
 def _newest(store: Store, channel: str) -> int:
-    numbers = [int(entry.key.rpartition("/")[2].removesuffix(".json")) for entry in store.list(f"channels/{channel}")]
-    return max(numbers, default=0)
+    return newest_number(store, f"channels/{channel}")
 
 
 def _read(store: Store, channel: str, number: int) -> Move:
-    raw: dict[str, Any] = json.loads(store.read(_key(channel, number)))
-    return Move(**raw)
+    remedy = f"Restore it from a copy; or delete the folder channels/{channel} and promote a selection to it again."
+    return read_document(store, _key(channel, number), lambda raw: Move(**raw), remedy=remedy)

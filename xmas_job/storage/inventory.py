@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from xmas_job.storage.record import Record, parse_record
+from xmas_job.storage.record import Record, read_record
 from xmas_job.storage.store import Store
 
 ARTIFACTS = "artifacts"
@@ -45,6 +45,6 @@ class Inventory:
 
 def _record_at(store: Store, address: str) -> Record | None:
     try:
-        return parse_record(store.read(f"{address}/record.json"))
+        return read_record(store, f"{address}/record.json")
     except FileNotFoundError:
         return None

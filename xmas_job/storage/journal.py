@@ -5,9 +5,8 @@ Owns the keys below runs/<run_id>/. Decides nothing: artifacts exist by their re
 
 from __future__ import annotations
 
-import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -15,10 +14,14 @@ from typing import Any
 from xmas_job.errors import NothingToDoError, XmasError
 from xmas_job.fingerprint import Json, canonical_json
 from xmas_job.logs import get_logger
+from xmas_job.storage.documents import read_document
 from xmas_job.storage.owner import this_process
 from xmas_job.storage.store import Store
 
 logger = get_logger(__name__)
+
+OUTCOME = ("stage", "status", "seconds", "digest", "address")
+FAILURE = ("stage", "partition", "error", "remedy", "exit_code", "when", "host", "retry")
 
 
 def utc_now() -> str:
@@ -48,12 +51,27 @@ def presence_key(run_id: str) -> str:
 
 def outcomes(store: Store, run_id: str) -> list[dict[str, Any]]:
     """What became of the run's stages so far."""
-    return [json.loads(store.read(entry.key)) for entry in store.list(f"runs/{run_id}/stages")]
+    return [read_outcome(store, entry.key) for entry in store.list(f"runs/{run_id}/stages")]
+
+
+def read_outcome(store: Store, key: str) -> dict[str, Any]:
+    """What became of one stage. Raises FileNotFoundError; BadDataError, if it is damaged."""
+    return read_document(store, key, _whole(OUTCOME), remedy="Delete that file and give the run's command again.")
 
 
 def failures(store: Store, run_id: str) -> list[dict[str, Any]]:
     """What failed in the run, oldest first."""
-    return [json.loads(store.read(entry.key)) for entry in store.list(f"runs/{run_id}/failures")]
+    whole, remedy = _whole(FAILURE), "Delete that file: it is a note, and nothing depends on it."
+    return [read_document(store, entry.key, whole, remedy=remedy) for entry in store.list(f"runs/{run_id}/failures")]
+
+
+def _whole(names: tuple[str, ...]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def check(raw: dict[str, Any]) -> dict[str, Any]:
+        for name in names:
+            raw[name]
+        return raw
+
+    return check
 
 
 @contextmanager

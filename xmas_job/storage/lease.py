@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from xmas_job.errors import TryAgainError, XmasError
 from xmas_job.logs import get_logger
+from xmas_job.storage.documents import newest_number, read_document
 from xmas_job.storage.owner import Owner, this_process
 from xmas_job.storage.store import Store
 
@@ -118,9 +119,13 @@ def newest_lease(store: Store, prefix: str) -> LeaseState | None:
 
 
 def read_lease(store: Store, prefix: str, number: int) -> LeaseState:
-    """One lease. Raises FileNotFoundError."""
-    raw = _read(store, prefix, number)
-    progress = raw.get("progress")
+    """One lease. Raises FileNotFoundError; BadDataError, if it is damaged."""
+    remedy = f"Delete that file once nobody builds {prefix}; what is finished there stays."
+    return read_document(store, lease_key(prefix, number), lambda raw: _state(number, raw), remedy=remedy)
+
+
+def _state(number: int, raw: Mapping[str, Any]) -> LeaseState:
+    progress = raw["progress"]
     return LeaseState(
         number=number,
         owner=Owner(**raw["owner"]),
@@ -141,7 +146,7 @@ def lease_key(prefix: str, number: int) -> str:
 def try_acquire(store: Store, prefix: str, ttl_seconds: float, work: Mapping[str, str] | None = None) -> Lease | None:
     """The next lease, if nobody holds one whose owner may be alive; else None, at once."""
     newest = _newest(store, prefix)
-    if newest and not _is_free(_read(store, prefix, newest)):
+    if newest and not read_lease(store, prefix, newest).is_free:
         return None
     return _create(store, prefix, newest + 1, ttl_seconds, work or {})
 
@@ -173,19 +178,20 @@ def acquire(
     poll_seconds = min(FIRST_POLL_SECONDS, ttl_seconds / 3)
     while not is_done():
         newest = _newest(store, prefix)
-        content = _read(store, prefix, newest) if newest else {}
+        holder = read_lease(store, prefix, newest) if newest else None
         now = time.monotonic()
-        if (newest, content.get("beat")) != last_seen:
-            last_seen, last_change = (newest, content.get("beat")), now
+        if (seen := (newest, holder and holder.beat)) != last_seen:
+            last_seen, last_change = seen, now
         stands_still = now - last_change >= ttl_seconds
-        if newest == 0 or _is_free(content) or stands_still:
-            if newest and stands_still:
-                logger.warning("taking over a lease that stands still", prefix=prefix, lease=newest, owner=content)
+        if holder is None or holder.is_free or stands_still:
+            if holder and stands_still:
+                owner = holder.owner.to_json()
+                logger.warning("taking over a lease that stands still", prefix=prefix, lease=newest, owner=owner)
             if lease := _create(store, prefix, newest + 1, ttl_seconds, work or {}):
                 return lease
         elif now - started >= timeout_seconds:
             raise TryAgainError(
-                f"{prefix} is still being built by {content.get('owner')} after {timeout_seconds:.0f} s.",
+                f"{prefix} is still being built by {holder.owner} after {timeout_seconds:.0f} s.",
                 "Run the same command again later.",
             )
         time.sleep(poll_seconds)
@@ -199,17 +205,7 @@ def _create(store: Store, prefix: str, number: int, ttl_seconds: float, work: Ma
 
 
 def _newest(store: Store, prefix: str) -> int:
-    numbers = [int(entry.key.rpartition("/")[2].removesuffix(".json")) for entry in store.list(f"{prefix}/lease")]
-    return max(numbers, default=0)
-
-
-def _read(store: Store, prefix: str, number: int) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(store.read(lease_key(prefix, number)))
-    return content
-
-
-def _is_free(content: dict[str, Any]) -> bool:
-    return bool(content["released"]) or Owner(**content["owner"]).is_dead()
+    return newest_number(store, f"{prefix}/lease")
 
 
 def _content(

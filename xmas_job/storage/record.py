@@ -14,7 +14,10 @@ from typing import Any
 
 from xmas_job.errors import BadDataError
 from xmas_job.fingerprint import Json, canonical_json, digest_of, digest_of_file
+from xmas_job.storage.documents import read_document
 from xmas_job.storage.store import Store
+
+REBUILD = "Delete that file and run again: the stage is rebuilt to the same bytes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +61,25 @@ def content_digest(files: Iterable[StoredFile]) -> str:
     return digest_of(sorted([file.path, file.sha256] for file in files))
 
 
+def read_record(store: Store, key: str) -> Record:
+    """The record stored at `key`.
+
+    Raises:
+        FileNotFoundError: if it is not there: what it would tell of has not happened.
+        BadDataError: if it is damaged.
+    """
+    return read_document(store, key, _parse, remedy=REBUILD)
+
+
 def parse_record(data: bytes) -> Record:
     """The record from its stored bytes."""
-    raw: dict[str, Any] = json.loads(data)
-    raw["files"] = tuple(StoredFile(**file) for file in raw["files"])
-    raw["inputs"] = {name: tuple(digests) for name, digests in raw["inputs"].items()}
-    return Record(**raw)
+    return _parse(json.loads(data))
+
+
+def _parse(raw: dict[str, Any]) -> Record:
+    files = tuple(StoredFile(**file) for file in raw["files"])
+    inputs = {name: tuple(digests) for name, digests in raw["inputs"].items()}
+    return Record(**{**raw, "files": files, "inputs": inputs})
 
 
 @dataclass(frozen=True)
@@ -134,4 +150,4 @@ class Artifact:
 
 def damaged(name: str, what: str) -> BadDataError:
     """The error for a stored file that is not what its record says."""
-    return BadDataError(f"{name} {what}.", "Delete that file and run again: the stage is rebuilt to the same bytes.")
+    return BadDataError(f"{name} {what}.", REBUILD)
