@@ -46,6 +46,23 @@ def test_bad_channel_name_is_refused(own: World, first_result: dict[str, Any], n
         channel.promote(own.environment, first_result["selection_id"], name, "")
 
 
+@pytest.mark.parametrize("name", ["../latest", "/latest", "latest/", ""])
+def test_name_that_is_no_channels_is_refused_wherever_one_is_asked_for(own: World, name: str, tmp_path: Path) -> None:
+    for ask in (channel.show, lambda *found: channel.rollback(*found, "")):
+        with pytest.raises(UsageError, match="is no name of a channel"):
+            ask(own.environment, name)
+    with pytest.raises(UsageError, match="there is no selection or channel"):
+        channel.pull(own.environment, name, tmp_path / "pulled")
+
+
+@pytest.mark.parametrize("form", ["{}/", "./{}"])
+def test_selection_is_promoted_by_its_id_alone(own: World, first_result: dict[str, Any], form: str) -> None:
+    """A clearing keeps what a channel names, letter by letter."""
+    with pytest.raises(UsageError, match="is no id of a selection"):
+        channel.promote(own.environment, form.format(first_result["selection_id"]), "prod", "")
+    assert channels.current(own.store, "prod") is None
+
+
 def test_rollback_to_a_selection_that_is_gone_moves_nothing(own: World) -> None:
     channels.promote(own.store, "latest", selection="0" * 32, when="now", why="")
     channels.promote(own.store, "latest", selection="1" * 32, when="now", why="")

@@ -3,9 +3,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from tests.s3_servers import S3Server
+from tests.storage.conftest import open_s3
 from xmas_job.errors import BadDataError
 from xmas_job.storage.record import Artifact, Record, StoredFile, content_digest, parse_record
 from xmas_job.storage.store import Store
@@ -117,3 +120,16 @@ def test_artifact_is_whole_while_every_file_has_its_size(artifact: Artifact) -> 
     artifact.store.delete(artifact.key("a/one"))
     assert not artifact.is_whole()
     assert replace(artifact, record=make_record({})).is_whole()
+
+
+def test_many_files_are_looked_at_by_one_call(moto: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage looks at all artifacts before it, and on an object store every call is waited and paid for."""
+    store = open_s3(moto, tmp_path, monkeypatch)
+    files = {f"part-{number:02d}": b"x" for number in range(20)}
+    for path, data in files.items():
+        store.put(f"artifacts/s/f/attempts/1/{path}", data)
+    store.put("artifacts/s/f/attempts/10/part-00", b"another attempt's")
+    calls: list[str] = []
+    store._client.meta.events.register("before-call.s3", lambda model, **_: calls.append(model.name))  # type: ignore[attr-defined]
+    assert Artifact(store, "artifacts/s/f", make_record(files)).is_whole()
+    assert calls == ["ListObjectsV2"]

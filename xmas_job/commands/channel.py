@@ -23,9 +23,10 @@ def show(environment: Environment, channel: str) -> dict[str, Json]:
     """Where the channel points, and all its moves, the newest first.
 
     Raises:
-        UsageError: if it has never moved.
+        UsageError: if it has never moved, or the name is none of a channel.
     """
     store = open_store(environment.store_root)
+    _check_name(channel)
     past = channels.history(store, channel)
     if not past:
         raise UsageError(f"channel {channel!r} has never moved.", _known(store))
@@ -41,8 +42,7 @@ def promote(environment: Environment, selection: str, channel: str, why: str) ->
         BadDataError: if its files are not what its manifest says; the channel has not moved then.
     """
     store = open_store(environment.store_root)
-    if not CHANNEL_NAME.fullmatch(channel):
-        raise UsageError(f"{channel!r} is no name of a channel.", "Use small letters, digits, - and _.")
+    _check_name(channel)
     _check(store, selection)
     before = channels.current(store, channel)
     move = channels.promote(store, channel, selection=selection, when=utc_now(), why=why)
@@ -54,10 +54,11 @@ def rollback(environment: Environment, channel: str, why: str) -> dict[str, Json
     """Point the channel at what it pointed at before, by a new number.
 
     Raises:
-        UsageError: if there is nothing before.
+        UsageError: if there is nothing before, or the name is none of a channel.
         BadDataError: if that selection is gone or damaged.
     """
     store = open_store(environment.store_root)
+    _check_name(channel)
     before = channels.current(store, channel)
     _check(store, channels.previous(store, channel).selection)
     move = channels.rollback(store, channel, when=utc_now(), why=why)
@@ -75,7 +76,7 @@ def pull(environment: Environment, name: str, folder: Path) -> dict[str, Json]:
         BadDataError: if the files are not what the manifest says.
     """
     store = open_store(environment.store_root)
-    move = channels.current(store, name)
+    move = channels.current(store, name) if CHANNEL_NAME.fullmatch(name) else None
     selection = move.selection if move else name
     data = _read_manifest(store, selection)
     if folder.is_dir() and any(folder.iterdir()) and not _holds(folder, data):
@@ -104,9 +105,16 @@ def _read_manifest(store: Store, selection: str) -> bytes:
         raise UsageError(f"there is no selection or channel {selection!r} in {store.uri}.", _known(store)) from None
 
 
+def _check_name(channel: str) -> None:
+    if not CHANNEL_NAME.fullmatch(channel):
+        raise UsageError(f"{channel!r} is no name of a channel.", "Use small letters, digits, - and _.")
+
+
 def _check(store: Store, selection: str) -> None:
     where = f"{store.uri}/selections/{selection}"
     manifest = parse_manifest(_read_manifest(store, selection), where=where)
+    if manifest.selection_id != selection:  # "id/" finds the same folder, and no clearing would know it again
+        raise UsageError(f"{selection!r} is no id of a selection.", f"Its manifest says {manifest.selection_id}.")
     verify_files(manifest, lambda path: store.read(f"selections/{selection}/{path}"), where=where)
 
 
