@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.processes import Child
-from xmas_job.errors import UsageError
+from xmas_job.errors import BadDataError, UsageError
 from xmas_job.storage import channels
 from xmas_job.storage.roots import open_store
 from xmas_job.storage.store import Store
@@ -111,3 +111,11 @@ def test_run_may_move_the_channel_after_a_rollback_but_not_the_one_taken_back(st
     assert back(store) == "a"
     assert move(store, "b") is False
     assert move(store, "c") is True
+
+
+def test_move_that_is_gone_from_the_history_is_told(store: Store) -> None:
+    for selection in ("one", "two"):
+        channels.promote(store, "latest", selection=selection, when="", why="")
+    store.delete("channels/latest/000000000001.json")
+    with pytest.raises(BadDataError, match=r"channels/latest/000000000001\.json is gone"):
+        channels.rollback(store, "latest", when="", why="")

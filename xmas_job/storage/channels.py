@@ -9,7 +9,7 @@ import getpass
 import os
 from dataclasses import asdict, dataclass
 
-from xmas_job.errors import UsageError
+from xmas_job.errors import BadDataError, UsageError
 from xmas_job.fingerprint import canonical_json
 from xmas_job.storage.documents import newest_number, read_document
 from xmas_job.storage.store import Store
@@ -119,4 +119,8 @@ def _newest(store: Store, channel: str) -> int:
 
 def _read(store: Store, channel: str, number: int) -> Move:
     remedy = f"Restore it from a copy; or delete the folder channels/{channel} and promote a selection to it again."
-    return read_document(store, _key(channel, number), lambda raw: Move(**raw), remedy=remedy)
+    key = _key(channel, number)
+    try:
+        return read_document(store, key, lambda raw: Move(**raw), remedy=remedy)
+    except FileNotFoundError:
+        raise BadDataError(f"{store.uri}/{key} is gone, though the channel has later moves.", remedy) from None

@@ -120,7 +120,7 @@ def newest_lease(store: Store, prefix: str) -> LeaseState | None:
 
 def read_lease(store: Store, prefix: str, number: int) -> LeaseState:
     """One lease. Raises FileNotFoundError; BadDataError, if it is damaged."""
-    remedy = f"Delete that file once nobody builds {prefix}; what is finished there stays."
+    remedy = f"Delete that file once nobody is at work under {prefix}; what is finished there stays."
     return read_document(store, lease_key(prefix, number), lambda raw: _state(number, raw), remedy=remedy)
 
 
