@@ -85,8 +85,9 @@ def test_missing_input_is_raised_here_with_its_command(started: World) -> None:
 
 def test_defect_keeps_its_trace(started: World) -> None:
     record = started.folder / "store/runs/r/run.json"
-    record.write_text("{}")
-    with pytest.raises(XmasError, match="KeyError: 'sources'") as caught:
+    started_with = json.loads(record.read_text())
+    record.write_text(json.dumps({**started_with, "sources": {}}))
+    with pytest.raises(XmasError, match="KeyError: 'landing:demo@v1'") as caught:
         events_of(started)
     assert caught.value.exit_code == 1
     assert "report it" in caught.value.remedy
