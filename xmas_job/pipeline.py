@@ -268,7 +268,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="train_proxy",
-        version=1,
+        version=2,
         entrypoint="xmas_job.stages.train_proxy:run",
         keys=_one_if_clustered,
         section=lambda config, _: config.proxy,
@@ -319,7 +319,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="train_target",
-        version=1,
+        version=2,
         entrypoint="xmas_job.stages.train_target:run",
         keys=_trained,
         section=_target_section,

@@ -258,7 +258,10 @@ class Runner:
             metrics = self._call(unit, output, lease)
             record = self._record(unit.node, unit.address, output.files, metrics)
             cost: dict[str, Json] = {"seconds": round(time.monotonic() - started, 3), "attempt": lease.number}
-            return self._commit(unit, replace(record, provenance={**record.provenance, **cost}))
+            committed = self._commit(unit, replace(record, provenance={**record.provenance, **cost}))
+            for clear_away in output.after_commit:
+                clear_away()
+            return committed
 
     def _call(self, unit: _Unit, output: Output, lease: Lease) -> Metrics:
         node = unit.node

@@ -91,7 +91,7 @@ class Workbench:
 
     def _commit(self, stage: str, key: str, output: Output, metrics: Metrics, section: Mapping[str, Any]) -> Artifact:
         files = tuple(file for _, file in sorted(output.files.items()))
-        address = output._address
+        address = output.address
         record = Record(stage, 1, address.rpartition("/")[2], section, {}, files, content_digest(files), metrics)
         assert self.store.create(f"{address}/record.json", record.to_bytes())
         stored = parse_record(self.store.read(f"{address}/record.json"))

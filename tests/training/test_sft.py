@@ -18,6 +18,7 @@ from tests.training.toy import (
     COLOURS,
     Run,
     files_of,
+    ignore_adapter,
     ignore_checkpoint,
     ignore_progress,
     image_example,
@@ -184,7 +185,14 @@ def test_examples_are_seen_in_training_order(tmp_path):
         seen.append(uri)
         return load_image("red")
 
-    train_lora(tiny_llava(), examples, load_red, settings(seed=5), out_dir=tmp_path, on_progress=ignore_progress)
+    train_lora(
+        tiny_llava(),
+        examples,
+        load_red,
+        settings(seed=5),
+        on_adapter=lambda save: save(tmp_path),
+        on_progress=ignore_progress,
+    )
     expected = [str(index) for index in training_order([example.uid for example in examples], seed=5)]
     assert seen == [expected[0], *expected]  # the first is looked at once more, for an answer
 
@@ -352,7 +360,7 @@ def test_lora_without_its_settings_is_refused(tmp_path):
             mixed_pool(8),
             load_image,
             settings(lora=None),
-            out_dir=tmp_path,
+            on_adapter=lambda save: save(tmp_path),
             on_progress=ignore_progress,
         )
 

@@ -18,6 +18,7 @@ from xmas_job.models.hardware import apply_hardware
 from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import ABSENT, signal_schema
+from xmas_job.storage.sealed import require_sealed
 
 CHECKPOINT_FOLDER = re.compile(r"^checkpoint-(\d+)/")
 LAST = "~"
@@ -75,9 +76,16 @@ def _partition(ingested: Sequence[Artifact], section: ExtractConfig, partition: 
 
 
 def _checkpoints(proxy: Artifact) -> dict[int, Path]:
-    """Folders of checkpoints 1..T; checkpoint 0, before training, is no part of a trajectory."""
+    """Folders of checkpoints 1..T; checkpoint 0, before training, is no part of a trajectory.
+
+    Raises:
+        BadDataError: one was never finished, or lost a file.
+    """
     indices = {int(match[1]) for path in proxy.paths if (match := CHECKPOINT_FOLDER.match(path))}
-    return {index: proxy.local_folder(f"checkpoint-{index:04d}") for index in sorted(indices - {0})}
+    folders = {index: proxy.local_folder(f"checkpoint-{index:04d}") for index in sorted(indices - {0})}
+    for folder in folders.values():
+        require_sealed(folder, "Train the proxy again: xmas-job stage train_proxy.")
+    return folders
 
 
 def _table(part: SignalPart) -> pa.Table:
