@@ -179,6 +179,7 @@ def test_a_full_disk_while_a_state_is_saved_leaves_the_one_before(tmp_path, smal
     attempts = Attempts(tmp_path)
     with pytest.raises(Crash):
         train(attempts.execution(save_steps=2), tmp_path / "a", crash_at(24))
+    (small_disk / "others").write_bytes(bytes(900_000))
     monkeypatch.setattr("tempfile.tempdir", str(small_disk))
     with pytest.raises(OSError, match="No space left"):
         train(attempts.execution(save_steps=2), tmp_path / "b")

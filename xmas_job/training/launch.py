@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,7 +28,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from xmas_job.config import Section, TrainingConfig
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment
-from xmas_job.errors import TryAgainError, XmasError, error_of
+from xmas_job.errors import TryAgainError, UsageError, XmasError, error_of
 from xmas_job.logs import configure_logs, get_logger
 from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.storage.output import Output
@@ -57,7 +58,7 @@ def launch(entrypoint: str, section: Section, io: StageIO, training: TrainingCon
         XmasError: what a process raised.
     """
     layout = layout_of(io.environment, training)
-    accumulation_steps(training.global_batch, training.per_device_batch, layout.num_processes)
+    _require_possible(training, layout)
     states = ResumeStates(io.store, io.output, io.environment.resume_keep)
     start = states.newest(layout)
     if start is not None:
@@ -79,6 +80,15 @@ def layout_of(environment: Environment, training: TrainingConfig) -> Layout:
     num_processes = each * environment.num_nodes
     stage = environment.zero_stage
     return Layout(num_processes, (2 if num_processes > 1 else 0) if stage is None else stage)
+
+
+def _require_possible(training: TrainingConfig, layout: Layout) -> None:
+    accumulation_steps(training.global_batch, training.per_device_batch, layout.num_processes)
+    if layout.zero_stage and find_spec("deepspeed") is None:
+        raise UsageError(
+            f"ZeRO stage {layout.zero_stage} needs deepspeed, which is not installed.",
+            "Install it (pip install 'xmas-job[gpu]'), or set XMAS_ZERO_STAGE=0.",
+        )
 
 
 def execution_of(
@@ -163,8 +173,10 @@ def _launch_processes(job: _Job, io: StageIO) -> Metrics:
 
 def _launch_config(job: _Job, environment: Environment) -> LaunchConfig:
     is_one = environment.num_nodes == 1
-    if is_one and job.training.hardware.device == "cpu":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if job.training.hardware.device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        if is_one:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return LaunchConfig(
         min_nodes=environment.num_nodes,
         max_nodes=environment.num_nodes,

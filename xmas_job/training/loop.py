@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from xmas_job.errors import TryAgainError
+from xmas_job.errors import BadDataError, TryAgainError
 from xmas_job.logs import get_logger
 from xmas_job.models.adapter import LVLM
 from xmas_job.models.saving import os_errors
@@ -34,8 +35,8 @@ from xmas_job.training.watch import Seen, Watchdogs
 
 logger = get_logger(__name__)
 
-PROGRESS = "progress.json"
-"""What this package remembers in a state, beside what the Trainer does."""
+PROGRESS, TRAINED = "progress.json", "trained.safetensors"
+"""What this package writes into a state, beside what the Trainer does."""
 
 Weights = Callable[[], dict[str, Tensor] | None]
 """All weights, gathered from all processes that hold a part; None if each process has all. All processes call it."""
@@ -157,13 +158,15 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     make_optimizer: Callable[[], torch.optim.Optimizer]
     keep_state: Callable[[Path], None]
+    optimizer: Any
     counts: Tensor | None = None
     """Counts of this process since they were last taken, (4,) as from `counts_of`."""
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:  # noqa: ARG002
-        if self.optimizer is None:
-            self.optimizer = self.make_optimizer()
-        return self.optimizer
+        optimizer: torch.optim.Optimizer | None = self.optimizer
+        if optimizer is None:
+            self.optimizer = optimizer = self.make_optimizer()
+        return optimizer
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -194,6 +197,29 @@ class _Trainer(Trainer):  # type: ignore[misc]
             return None
         gathered: dict[str, Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
         return gathered if self.args.should_save else {}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """What is trained, by its names in memory. DeepSpeed saves it itself.
+
+        The Trainer's own way writes the names of the published format, and on loading finds none of them in the model
+        and goes on with fresh weights (transformers 5.23, `strict=False`).
+        """
+        assert output_dir is not None
+        if self.args.should_save and not self.is_deepspeed_enabled:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            weights = {name: weight.detach().contiguous() for name, weight in self._trained().items()}
+            save_file(weights, Path(output_dir) / TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:  # noqa: ARG002
+        saved, trained = load_file(Path(resume_from_checkpoint) / TRAINED), self._trained()
+        if saved.keys() != trained.keys():
+            raise BadDataError(f"{resume_from_checkpoint} is the state of another model.", "Delete it to start anew.")
+        with torch.no_grad():
+            for name, weight in trained.items():
+                weight.copy_(saved[name])
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         with os_errors():

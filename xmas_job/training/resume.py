@@ -127,9 +127,9 @@ class ResumeStates:
             if not (folder / name).is_file() or digest_of_file(folder / name) != file.sha256:
                 raise BadDataError(f"{found.key}/{name} is not what was saved.", "An older state is taken, or none.")
         finished = tuple(StoredFile(**one) for one in raw["finished"])
-        for file in finished:
-            if self._store.size(f"{self._output.address}/{file.location}") != file.bytes:
-                raise BadDataError(f"{file.location} is gone or cut off.", "An older state is taken, or none.")
+        for before in finished:
+            if self._store.size(f"{self._output.address}/{before.location}") != before.bytes:
+                raise BadDataError(f"{before.location} is gone or cut off.", "An older state is taken, or none.")
         return ResumeState(int(raw["step"]), folder, Layout(**raw["layout"]), finished)
 
     def _drop_older(self) -> None:

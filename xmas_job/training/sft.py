@@ -23,7 +23,7 @@ from xmas_job.models.adapter import LVLM
 from xmas_job.models.saving import os_errors
 from xmas_job.training.batches import ExamplesInOrder, LoadImage
 from xmas_job.training.loop import TrainingLoop, Weights
-from xmas_job.training.schedule import optimizer_steps, training_order
+from xmas_job.training.schedule import grouped_order, optimizer_steps, training_order
 from xmas_job.training.settings import Execution, TrainingSettings
 
 # (index, optimizer step, examples seen, save): index 0 is the model before training; `save` writes a directory.
@@ -129,9 +129,18 @@ def _loop(
     settings: TrainingSettings,
     execution: Execution,
 ) -> TrainingLoop:
-    order = training_order([example.uid for example in examples], settings.seed, settings.num_epochs)
+    order = _order(examples, settings)
     feed = ExamplesInOrder(lvlm, examples, order, load_image, settings.max_length)
     return TrainingLoop(lvlm, model, feed, settings, execution, lambda: _optimizer(lvlm, model, settings))
+
+
+def _order(examples: Sequence[Example], settings: TrainingSettings) -> list[int]:
+    uids = [example.uid for example in examples]
+    if settings.grouping == "none":
+        return training_order(uids, settings.seed, settings.num_epochs)
+    has_image = [example.modality == "image" for example in examples]
+    lengths = [sum(len(turn.text.split()) for turn in example.turns) for example in examples]
+    return grouped_order(uids, has_image, lengths, settings.seed, settings.num_epochs, settings.global_batch)
 
 
 def _with_adapter(lvlm: LVLM, settings: TrainingSettings) -> PeftModel:

@@ -1,0 +1,126 @@
+"""Trainings of several processes by gloo: equal to one process, stopped, killed and failing."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.processes import GLOBAL_BATCH, PER_DEVICE, POOLS, ToySection, alone
+from xmas_job.config import TrainingConfig
+from xmas_job.environment import Environment
+from xmas_job.errors import BadDataError, TryAgainError, UsageError
+from xmas_job.stage_io import StageIO
+from xmas_job.storage.output import Output
+from xmas_job.storage.roots import open_store
+from xmas_job.training.launch import launch, layout_of
+from xmas_job.training.resume import Layout
+
+TRAINING = TrainingConfig(global_batch=GLOBAL_BATCH, per_device_batch=PER_DEVICE)
+
+
+class Stage:
+    """Attempts at one artifact, each by a launch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.number = 0
+        self.progress: list[int] = []
+
+    def launch(
+        self,
+        function: str,
+        section: ToySection | None = None,
+        on_progress: Callable[[int], None] = lambda _done: None,
+        **variables: Any,
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """Metrics, and sha256 by file."""
+        self.number += 1
+        scratch = self.folder / f"scratch-{self.number}"
+        scratch.mkdir()
+        environment = Environment(store_root=str(self.folder / "store"), scratch=scratch, **variables)
+        store = open_store(environment.store_root)
+
+        def progress(done: int, _total: int) -> None:
+            self.progress.append(done)
+            on_progress(done)
+
+        output = Output(store, "artifacts/toy/00", f"attempts/{self.number}", scratch)
+        io = StageIO(store=store, output=output, environment=environment, progress=progress)
+        metrics = launch(f"tests.training.processes:{function}", section or ToySection(), io, TRAINING)
+        return dict(metrics), {path: file.sha256 for path, file in output.files.items()}
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_every_stage_of_zero_learns_what_one_plain_process_learns(stage, num_processes):
+    """Image-only, text-only and mixed; a quarter of the mixed pool is text-only, so ranks differ in what they hold."""
+    found, _ = stage.launch("train_all", processes=num_processes, zero_stage=1)
+    zero_stages = range(0 if num_processes > 1 else 1, 4)
+    assert len(found) == len(zero_stages) * 2 * 3
+    for tuned, pool in itertools.product(("full", "lora"), POOLS):
+        expected = alone(tuned, pool)
+        for zero_stage in zero_stages:
+            assert found[f"{zero_stage} {tuned} {pool}"] == pytest.approx(expected, abs=1e-4), (zero_stage, tuned, pool)
+
+
+@pytest.mark.parametrize(("tuned", "zero_stage"), [("lora", 0), ("full", 3)])
+def test_a_killed_process_is_named_with_its_last_lines_and_the_next_try_ends_with_the_same_bytes(
+    stage, tmp_path, tuned, zero_stage
+):
+    variables: dict[str, Any] = {"processes": 2, "zero_stage": zero_stage}
+    with pytest.raises(TryAgainError, match=r"(?s)process 1 .* ended by SIGKILL .*the last words of this process"):
+        stage.launch("train", ToySection(tuned=tuned, disturbance="kill"), **variables, resume_steps=2)
+    stage.progress.clear()
+    _, files = stage.launch("train", ToySection(tuned=tuned, disturbance="kill"), **variables)
+    assert stage.progress == [24, 32, 36]
+    (tmp_path / "other").mkdir()
+    _, undisturbed = Stage(tmp_path / "other").launch("train", ToySection(tuned=tuned), **variables)
+    assert files == undisturbed
+
+
+def test_sigterm_stops_all_processes_with_a_state(stage):
+    def terminate(done: int) -> None:
+        if done == 16:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(TryAgainError, match="asked to stop"):
+        stage.launch("train", on_progress=terminate, processes=2, zero_stage=2)
+    with pytest.raises(UsageError, match="by 2 processes at ZeRO stage 2"):
+        stage.launch("train", processes=1, zero_stage=0)
+    stage.progress.clear()
+    stage.launch("train", processes=2, zero_stage=2)
+    assert stage.progress[0] > 16
+
+
+def test_what_a_process_found_is_the_error(stage):
+    with pytest.raises(BadDataError, match="This process found something") as caught:
+        stage.launch("train", ToySection(disturbance="fail"), processes=2, zero_stage=0)
+    assert caught.value.remedy == "Do something about it."
+
+
+def test_batches_that_do_not_divide_are_refused_before_any_process_starts(stage):
+    with pytest.raises(UsageError, match="not a multiple of 6"):
+        stage.launch("train", processes=3)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, Layout(1, 0)),
+        ({"processes": 4}, Layout(4, 2)),
+        ({"processes": 4, "num_nodes": 2, "zero_stage": 3}, Layout(8, 3)),
+        ({"processes": 2, "zero_stage": 0}, Layout(2, 0)),
+    ],
+)
+def test_the_layout_follows_from_processes_and_machines(variables, expected):
+    assert layout_of(Environment(**variables), TRAINING) == expected
