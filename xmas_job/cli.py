@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -183,6 +184,27 @@ def methods(as_json: JsonOption = False) -> None:
         for method in result["methods"]
     ]
     print_table(("method", "keeps", "signals (checkpoints)", "nested", "cost", "served", "paper"), rows)
+
+
+@app.command()
+def compose(
+    language_model: Annotated[str, typer.Argument(help="Folder or hub id, e.g. stabilityai/stablelm-2-zephyr-1_6b.")],
+    vision_tower: Annotated[str, typer.Argument(help="Folder or hub id, e.g. openai/clip-vit-large-patch14-336.")],
+    directory: Annotated[Path, typer.Argument(help="Folder to write; a recipe's proxy.model or target.model.")],
+    projector: Annotated[
+        Path | None, typer.Option("--projector", help="Its stage-1 weights, safetensors. Default: random.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of a random projector.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Join a language model and a vision tower into one LVLM folder, where a training starts as the papers do."""
+    work = load_entrypoint("xmas_job.commands.compose:compose_model")
+    result = work(language_model, vision_tower, directory, projector, seed)
+    if as_json:
+        print_json(result)
+    else:
+        for name, value in result.items():
+            typer.echo(f"{name:>20}  {value}")
 
 
 @demo.command()
