@@ -112,8 +112,11 @@ def plan(
     if as_json:
         print_json(result)
         return
-    rows = [(stage["stage"], stage["state"], _progress(stage), stage["artifact"] or "") for stage in result["stages"]]
-    print_table(("stage", "state", "", "artifact"), rows)
+    rows = [
+        (stage["stage"], stage["state"], _progress(stage), _estimate(stage), stage["artifact"] or "")
+        for stage in result["stages"]
+    ]
+    print_table(("stage", "state", "", "estimate", "artifact"), rows)
 
 
 @app.command()
@@ -275,6 +278,15 @@ def _progress(stage: dict[str, Any]) -> str:
         return "{} of {} partitions".format(*stage["partitions"])
     seconds = stage.get("seconds_when_built")
     return f"{seconds:.0f} s when built" if seconds is not None else ""
+
+
+def _estimate(stage: dict[str, Any]) -> str:
+    found = stage["estimate"]
+    if found is None or found["gpu_hours"] is None:
+        return ""
+    memory = "" if found["memory_gb"] is None else f", {found['memory_gb']:.0f} GB"
+    used = stage.get("gpu_hours_when_built")
+    return f"{found['gpu_hours']:.3g} h {found['gpu']}{memory}" + ("" if used is None else f" (took {used:.3g} h)")
 
 
 def _print_run(result: dict[str, Any]) -> None:

@@ -85,6 +85,7 @@ class Environment(BaseSettings):
     max_gpus: int | None = Field(
         None, ge=0, description="GPUs that one process gets at most; 0: none. Default: what its stage asks for."
     )
+    gpu: str = Field("A100", description="GPU that `plan` estimates hours for: H200, H100, A100, L40S, A6000 or 4090.")
     gpu_pool: str = Field(
         "default_pool", description="Airflow pool of the GPU stages; give it as many slots as there are GPUs."
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 OS_ERROR = re.compile(r"os error (\d+)")
-TORCH_WRITER = "PytorchStreamWriter failed writing"
+TORCH_WRITER = re.compile(r"PytorchStreamWriter failed writing|basic_ios::clear: iostream error")
 """torch 2.13 gives no number; a full disk is what makes it fail."""
 
 
@@ -24,6 +24,6 @@ def os_errors() -> Iterator[None]:
         if match := OS_ERROR.search(str(error)):
             number = int(match[1])
             raise OSError(number, os.strerror(number), "the model") from error
-        if TORCH_WRITER in str(error):
+        if TORCH_WRITER.search(str(error)):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "the training's state") from error
         raise

@@ -21,6 +21,7 @@ from typing import Any
 
 import structlog
 import torch
+from torch.distributed import TCPStore
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -28,7 +29,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from xmas_job.config import Section, TrainingConfig
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment
-from xmas_job.errors import TryAgainError, UsageError, XmasError, error_of
+from xmas_job.errors import NothingToDoError, TryAgainError, UsageError, XmasError, error_of
 from xmas_job.logs import configure_logs, get_logger
 from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.storage.output import Output
@@ -54,11 +55,15 @@ def launch(entrypoint: str, section: Section, io: StageIO, training: TrainingCon
 
     Raises:
         UsageError: batches that do not divide, or a state of another number of processes; before any work.
+        NothingToDoError: this machine only helped.
         TryAgainError: it was stopped, or a process was killed; a state was kept, or an older one is there.
         XmasError: what a process raised.
     """
     layout = layout_of(io.environment, training)
     _require_possible(training, layout)
+    if io.environment.node_rank:
+        _launch_processes(_Job(entrypoint, section, training, layout, _without_store(io), None), io)
+        raise NothingToDoError("this machine's part of the training is done.", "Machine 0 commits it.")
     states = ResumeStates(io.store, io.output, io.environment.resume_keep)
     start = states.newest(layout)
     if start is not None:
@@ -221,13 +226,27 @@ def _work(job: _Job, sender: Connection) -> tuple[Metrics, list[StoredFile]]:
 
 
 def _train(job: _Job, rank: int, sender: Connection) -> tuple[Metrics, list[StoredFile]]:
-    io = _with_store(job.io, _tell(sender) if rank == 0 else _tell_nobody)
-    if job.start is not None:
-        io.output.take_over(job.start.finished)
+    told = _told_by_machine_0(job, rank)
+    io = _with_store(job.io, told["attempt"], _tell(sender) if rank == 0 else _tell_nobody)
     states = ResumeStates(io.store, io.output, io.environment.resume_keep)
-    execution = execution_of(io.environment, job.training, job.layout, states, job.start, (job.folder / "stop").exists)
+    start = job.start if told["start"] is None or job.start else states.restore(told["start"])
+    if start is not None:
+        io.output.take_over(start.finished)
+    execution = execution_of(io.environment, job.training, job.layout, states, start, (job.folder / "stop").exists)
     metrics = load_entrypoint(job.entrypoint)(job.section, io, execution)
     return metrics, list(io.output.files.values())
+
+
+def _told_by_machine_0(job: _Job, rank: int) -> dict[str, Any]:
+    """Which attempt this is, and the state to go on from: only the holder of the lease knows."""
+    known = {"attempt": job.io.output.attempt, "start": job.start.key if job.start else None}
+    if job.io.environment.num_nodes == 1:
+        return known
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    if rank == 0:
+        store.set("xmas_job", json.dumps(known))
+    told: dict[str, Any] = json.loads(store.get("xmas_job"))
+    return told
 
 
 def _tell(sender: Connection) -> Callable[[int, int], None]:
@@ -266,9 +285,9 @@ def _without_store(io: StageIO) -> StageIO:
     return replace(io, store=None, progress=None, output=_bare(io.output), artifacts=_stored_in(io.artifacts, None))  # type: ignore[arg-type]
 
 
-def _with_store(io: StageIO, progress: Callable[[int, int], None]) -> StageIO:
+def _with_store(io: StageIO, attempt: str, progress: Callable[[int, int], None]) -> StageIO:
     store = open_store(io.environment.store_root)
-    output = Output(store, io.output.address, io.output.attempt, io.output.scratch)
+    output = Output(store, io.output.address, attempt, io.output.scratch)
     return replace(io, store=store, progress=progress, output=output, artifacts=_stored_in(io.artifacts, store))
 
 

@@ -131,6 +131,7 @@ class TrainingLoop:
             "num_unsupervised_examples": progress.counts.num_unsupervised,
             "seconds": progress.seconds,
             "examples_per_second": self.feed.num_examples / progress.seconds,
+            "num_processes": self.execution.layout.num_processes,
             **speed.overall(progress.counts.num_tokens, progress.seconds),
         }
 

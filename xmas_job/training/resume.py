@@ -39,6 +39,8 @@ class Layout:
 class ResumeState:
     """A state that can be gone on from, on the local disk."""
 
+    key: str
+    """Its folder in the store."""
     step: int
     folder: Path
     layout: Layout
@@ -78,7 +80,7 @@ class ResumeStates:
         """
         for found in sorted(self._sealed(), reverse=True):
             try:
-                state = self._restore(found)
+                state = self.restore(found.key)
             except (BadDataError, FileNotFoundError) as error:
                 logger.warning("resume state is damaged, an older one is taken", key=found.key, error=str(error))
                 continue
@@ -117,20 +119,21 @@ class ResumeStates:
         matches = [match for key in self._keys() if (match := _STATE.fullmatch(key)) and match[4] == MANIFEST]
         return [_Found(match[1], int(match[2]), int(match[3])) for match in matches]
 
-    def _restore(self, found: _Found) -> ResumeState:
+    def restore(self, key: str) -> ResumeState:
+        """The state in that folder of the store. Raises FileNotFoundError; BadDataError, if it is damaged."""
         raw: dict[str, Any] = read_document(
-            self._store, f"{found.key}/{MANIFEST}", dict, remedy="An older state is taken, or none."
+            self._store, f"{key}/{MANIFEST}", dict, remedy="An older state is taken, or none."
         )
         files = parse_files(raw)
-        folder = self._store.local_folder(found.key)
+        folder = self._store.local_folder(key)
         for name, file in files.items():
             if not (folder / name).is_file() or digest_of_file(folder / name) != file.sha256:
-                raise BadDataError(f"{found.key}/{name} is not what was saved.", "An older state is taken, or none.")
+                raise BadDataError(f"{key}/{name} is not what was saved.", "An older state is taken, or none.")
         finished = tuple(StoredFile(**one) for one in raw["finished"])
         for before in finished:
             if self._store.size(f"{self._output.address}/{before.location}") != before.bytes:
                 raise BadDataError(f"{before.location} is gone or cut off.", "An older state is taken, or none.")
-        return ResumeState(int(raw["step"]), folder, Layout(**raw["layout"]), finished)
+        return ResumeState(key, int(raw["step"]), folder, Layout(**raw["layout"]), finished)
 
     def _drop_older(self) -> None:
         """Own states beyond those kept, and all of earlier attempts: who wakes up there reads none of them again."""
