@@ -15,7 +15,7 @@ from typing import Any
 from xmas_job.config import ExtractConfig, ProxyConfig, TargetConfig, TrainingConfig
 from xmas_job.core.budget import parse_budget
 from xmas_job.core.cost import (
-    CHARACTERS_A_TOKEN,
+    TOKENS_A_WORD,
     Load,
     ModelSize,
     extraction_flops,
@@ -89,10 +89,10 @@ def _load(runner: Runner, node: Node) -> Load | None:
     if any(artifact is None for artifact in ingested):
         return None
     metrics = [artifact.record.metrics for artifact in ingested if artifact is not None]
-    if any("num_characters" not in one for one in metrics):
+    if any("num_words" not in one for one in metrics):
         return None  # ingested by a version that did not count them
     num_images = sum(int(str(one["num_shown_images"])) for one in metrics)
-    num_tokens = sum(int(str(one["num_characters"])) for one in metrics) / CHARACTERS_A_TOKEN
+    num_tokens = sum(int(str(one["num_words"])) for one in metrics) * TOKENS_A_WORD
     share = _share(runner, node, sum(int(str(one["num_examples"])) for one in metrics))
     return Load(round(num_images * share), round(num_tokens * share))
 

@@ -18,8 +18,8 @@ PEAK_TFLOPS = {
 }
 USUAL_UTILISATION = 0.4
 """Of the peak, what a training that is set up well reaches."""
-CHARACTERS_A_TOKEN = 4.0
-"""Of English text, by the usual tokenizers."""
+TOKENS_A_WORD = 4 / 3
+"""Of English text, by the usual tokenizers; roles and system prompt come on top."""
 BYTES_FLOAT32, BYTES_ADAM, BYTES_AUTOCAST = 4, 8, 2
 BYTES_A_LAYER = 34
 """Activations of a decoder layer, per token and unit of width, in bfloat16 with a fused attention."""

@@ -83,7 +83,9 @@ def compose(parts: Parts, directory: Path, *, seed: int = 0) -> dict[str, Json]:
     language: Any = _loaded("language model", AutoModelForCausalLM, parts.language_model)
     vision = _vision_tower(parts.vision_tower)
     if len(tokenizer) > language.get_input_embeddings().num_embeddings:
-        language.resize_token_embeddings(len(tokenizer))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # the new rows are drawn around the mean of the others
+            language.resize_token_embeddings(len(tokenizer))
     has_class_token = hasattr(getattr(vision, "embeddings", vision.base_model), "class_embedding") or hasattr(
         getattr(getattr(vision, "vision_model", None), "embeddings", None), "class_embedding"
     )
