@@ -5,6 +5,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.small_world import World
 from tests.toy_line import toy_runner
 from xmas_job.commands.estimate import read_size
@@ -90,9 +92,9 @@ def test_what_gpu_stages_will_cost_is_told_once_the_data_are_counted(world: Worl
     run_stage(world.environment, "r", "ingest:demo@v1", None)
     found = estimates()
     # 9 pictures; words: 9 x ("How red, n?" + answer) 4 + 3 x ("What is n?" + answer) 4 = 48, 64 tokens; 145 in all.
-    flops = 2 * (6 * 1000 * 145 + (6 * 40 + 2 * 200) * 81)
-    assert found["train_proxy"]["pflops"] == round(flops / 1e15, 3)
-    assert found["train_proxy"]["gpu_hours"] == round(flops / (0.4 * 19.5e12) / 3600, 4)
+    # Two epochs of 6 x 1000 x 145 + (6 x 40 + 2 x 200) x 81 = 921,840 FLOPs; at 40 % of 19.5 TFLOPS.
+    assert found["train_proxy"]["pflops"] == pytest.approx(1.844e-9)
+    assert found["train_proxy"]["gpu_hours"] == pytest.approx(6.566e-11)
     assert found["train_proxy"]["gpu"] == "A100"
     assert found["train_proxy"]["memory_gb"] is not None
     assert found["extract:demo@v1"]["memory_gb"] is None

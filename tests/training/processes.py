@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from accelerate.state import AcceleratorState
@@ -17,6 +16,7 @@ from tests.tiny_models import tiny_llava
 from tests.training.toy import image_pool, load_image, mixed_pool, settings, text_pool
 from xmas_job.config import Section
 from xmas_job.errors import BadDataError
+from xmas_job.models.adapter import LVLM
 from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.training.resume import Layout
 from xmas_job.training.settings import Execution, LoraSettings
@@ -50,9 +50,11 @@ def train(section: ToySection, io: StageIO, execution: Execution) -> Metrics:
     return one(section.tuned, "mixed", io, execution, on_progress)
 
 
-def one(tuned: str, pool: str, io: StageIO | None, execution: Execution, on_progress: Any) -> dict[str, Any]:
+def one(
+    tuned: str, pool: str, io: StageIO | None, execution: Execution, on_progress: Any, lvlm: LVLM | None = None
+) -> dict[str, Any]:
     """One training from the same weights."""
-    lvlm, examples = tiny_llava(), POOLS[pool](36)
+    lvlm, examples = lvlm or tiny_llava(), POOLS[pool](36)
     toy = settings(
         global_batch=GLOBAL_BATCH,
         per_device_batch=PER_DEVICE,
@@ -100,6 +102,8 @@ def alone(tuned: str, pool: str) -> list[float]:
     return [metrics["loss_first"], metrics["loss_mean"], metrics["loss_last"]]
 
 
-def folder_of(path: Path) -> dict[str, bytes]:
-    """Names and bytes."""
-    return {one.name: one.read_bytes() for one in sorted(path.iterdir())}
+def trained_alone() -> LVLM:
+    """The model of a full training on the mixed pool, in this process."""
+    lvlm = tiny_llava()
+    one("full", "mixed", None, Execution(), lambda _done, _total: None, lvlm)
+    return lvlm

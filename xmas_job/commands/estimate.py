@@ -120,8 +120,13 @@ def _memory(size: ModelSize, training: TrainingConfig, environment: Environment,
 def _shown(flops: float, device: str, dtype: str, memory: float | None) -> dict[str, Json]:
     hours = gpu_hours(flops, device, dtype)
     return {
-        "pflops": round(flops / 1e15, 3),
+        "pflops": _rounded(flops / 1e15),
         "gpu": device,
-        "gpu_hours": None if hours is None else round(hours, 4),
-        "memory_gb": None if memory is None else round(memory / 1e9, 1),
+        "gpu_hours": None if hours is None else _rounded(hours),
+        "memory_gb": None if memory is None else _rounded(memory / 1e9),
     }
+
+
+def _rounded(value: float) -> float:
+    """To the four digits that an estimate deserves at most."""
+    return float(f"{value:.4g}")

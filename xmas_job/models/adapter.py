@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 import torch
 from PIL.Image import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
 from xmas_job.data.examples import Example
-from xmas_job.errors import UsageError
+from xmas_job.errors import BadDataError, UsageError
 from xmas_job.models.encoding import IGNORED_LABEL, Batch, ConversationEncoder, Encoded, last_answer_index
 from xmas_job.models.saving import os_errors
 
@@ -51,7 +52,7 @@ class LVLM:
 
         Raises:
             UsageError: there is no model at `directory`, or it has no image token or no fast tokenizer.
-            BadDataError: its chat template cannot be masked.
+            BadDataError: its weights are damaged, or its chat template cannot be masked.
         """
         if not (directory / "config.json").is_file():
             raise UsageError(
@@ -59,7 +60,12 @@ class LVLM:
             )
         transformers_logging.disable_progress_bar()  # a bar a file drowns our own progress
         # dtype at load, not model.to(dtype): rotary frequencies stay in float32.
-        model = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype, local_files_only=True)
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype, local_files_only=True)
+        except SafetensorError as error:
+            raise BadDataError(
+                f"The weights in {directory} are damaged: {error}.", "Fetch them, or train them, again."
+            ) from error
         processor = _load_processor(directory)
         if not processor.tokenizer.is_fast:
             raise UsageError(f"The tokenizer of {directory} has no offsets.", "Save it with tokenizer.json beside it.")

@@ -125,12 +125,18 @@ def execution_of(
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """Whether SIGTERM came, asked for as often as one likes; the signal itself ends nothing meanwhile."""
     came = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield came.is_set  # signals are the main thread's
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
-    try:
+    with _on_sigterm(came.set):
         yield came.is_set
+
+
+@contextmanager
+def _on_sigterm(act: Callable[[], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: act())
+    try:
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -161,14 +167,12 @@ def _launch_processes(job: _Job, io: StageIO) -> Metrics:
     listener = threading.Thread(target=_listen, args=(receiver, io.progress), daemon=True)
     listener.start()
     job = replace(job, context=structlog.contextvars.get_contextvars())
-    stop_file = job.folder / "stop"
-    before = signal.signal(signal.SIGTERM, lambda *_: stop_file.touch())
     try:
-        results = elastic_launch(_launch_config(job, io.environment), _work)(job, sender)
+        with _on_sigterm((job.folder / "stop").touch):
+            results = elastic_launch(_launch_config(job, io.environment), _work)(job, sender)
     except ChildFailedError as error:
         raise _error_of(job, error) from error
     finally:
-        signal.signal(signal.SIGTERM, before)
         sender.close()
         listener.join()
     metrics, files = results[min(results)]

@@ -38,6 +38,9 @@ logger = get_logger(__name__)
 PROGRESS, TRAINED = "progress.json", "trained.safetensors"
 """What this package writes into a state, beside what the Trainer does."""
 
+NO_MATCH = "Image features and image tokens do not match"
+"""What transformers' models raise."""
+
 Weights = Callable[[], dict[str, Tensor] | None]
 """All weights, gathered from all processes that hold a part; None if each process has all. All processes call it."""
 OnStep = Callable[[int, int, Weights], None]  # (optimizer step, examples seen, weights); called by every process
@@ -174,7 +177,15 @@ class _Trainer(Trainer):  # type: ignore[misc]
     ) -> Tensor:
         counts = counts_of(inputs, inputs.pop("num_fillers"))
         self.counts = counts if self.counts is None else self.counts + counts
-        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        try:
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        except ValueError as error:
+            if NO_MATCH not in str(error):
+                raise
+            raise BadDataError(
+                f"The processor writes other image tokens than the model has features: {error}",
+                "Mend patch_size, num_additional_image_tokens or image_seq_length of the model's folder.",
+            ) from error
         return loss
 
     def take_counts(self) -> Seen:
