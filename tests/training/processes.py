@@ -44,6 +44,8 @@ def train(section: ToySection, io: StageIO, execution: Execution) -> Metrics:
             if section.disturbance == "kill":
                 print("the last words of this process", file=sys.stderr, flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)
+            if section.disturbance == "defect":
+                raise ZeroDivisionError("nobody expected this")
             if section.disturbance == "fail":
                 raise BadDataError("This process found something.", "Do something about it.")
 
@@ -82,11 +84,18 @@ def one(
     )
 
 
+def cases(num_processes: int) -> list[tuple[int, str, str]]:
+    """ZeRO stage (0: plain, of several), full or LoRA, pool."""
+    first = 0 if num_processes > 1 else 1
+    mixed = list(itertools.product(range(first, 4), ("full", "lora"), ["mixed"]))
+    others = itertools.product((0, 3), ["lora"], ("image", "text")) if num_processes > 1 else []
+    return [*mixed, *others]
+
+
 def train_all(_section: Section, io: StageIO, execution: Execution) -> Metrics:
-    """Every ZeRO stage (0: plain, of several), full and LoRA, on every pool: first, mean and last loss of each."""
+    """Every case: first, mean and last loss."""
     found = {}
-    first = 0 if execution.layout.num_processes > 1 else 1
-    for stage, tuned, pool in itertools.product(range(first, 4), ("full", "lora"), POOLS):
+    for stage, tuned, pool in cases(execution.layout.num_processes):
         layout = Layout(execution.layout.num_processes, stage)
         quiet = replace(execution, layout=layout, states=None, start=None)
         metrics = one(tuned, pool, None, quiet, lambda _done, _total: None)
@@ -96,7 +105,7 @@ def train_all(_section: Section, io: StageIO, execution: Execution) -> Metrics:
     return found
 
 
-def alone(tuned: str, pool: str) -> list[float]:
+def losses_alone(tuned: str, pool: str) -> list[float]:
     """The same losses, in this process."""
     metrics = one(tuned, pool, None, Execution(), lambda _done, _total: None)
     return [metrics["loss_first"], metrics["loss_mean"], metrics["loss_last"]]

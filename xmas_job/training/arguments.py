@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ def training_arguments(settings: TrainingSettings, execution: Execution, scratch
     """
     layout = execution.layout
     on_cpu = settings.device == "cpu"
+    if on_cpu and layout.zero_stage:
+        _spare_the_compiler()
     arguments = TrainingArguments(
         output_dir=scratch,
         per_device_train_batch_size=settings.per_device_batch,
@@ -57,6 +60,11 @@ def training_arguments(settings: TrainingSettings, execution: Execution, scratch
             "Start it by its stage (xmas-job stage), which starts a process a device; or show it one GPU alone.",
         )
     return arguments
+
+
+def _spare_the_compiler() -> None:
+    """DeepSpeed 0.19 compiles sums in shared memory at first use on a CPU: minutes, for what gloo does as well."""
+    import_module("deepspeed.ops").__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def check_device(model: nn.Module, settings: TrainingSettings) -> None:

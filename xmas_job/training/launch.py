@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import signal
 import threading
@@ -163,6 +164,7 @@ class _Job:
 
 
 def _launch_processes(job: _Job, io: StageIO) -> Metrics:
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it tells at length; `_error_of` does
     receiver, sender = Pipe(duplex=False)
     listener = threading.Thread(target=_listen, args=(receiver, io.progress), daemon=True)
     listener.start()
@@ -226,6 +228,9 @@ def _work(job: _Job, sender: Connection) -> tuple[Metrics, list[StoredFile]]:
         unfinished = job.folder / f"error-{rank}.unfinished"
         unfinished.write_text(json.dumps(note), encoding="utf-8")
         unfinished.rename(job.folder / f"error-{rank}.json")
+        raise
+    except Exception:
+        logger.exception("process failed")  # else torch keeps the trace to itself
         raise
 
 
