@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -130,6 +134,39 @@ def test_a_defect_of_a_process_is_told_with_its_trace(stage):
 def test_batches_that_do_not_divide_are_refused_before_any_process_starts(stage):
     with pytest.raises(UsageError, match="not a multiple of 6"):
         stage.launch("train", processes=3)
+
+
+_MACHINE = """
+import json, pathlib, sys
+from tests.training.test_launch import Stage
+from xmas_job.errors import NothingToDoError
+folder, rank, port = sys.argv[1:]
+stage = Stage(pathlib.Path(folder))
+if rank == "0":
+    stage.number = 4  # the other machine does not know which attempt this is
+try:
+    _, files = stage.launch("train", num_nodes=2, node_rank=int(rank), rendezvous=f"127.0.0.1:{port}", zero_stage=2)
+except NothingToDoError:
+    files = None
+print(json.dumps(files))
+"""
+
+
+def test_two_machines_train_as_two_processes_of_one(stage, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    machines, folder = [], tmp_path / "shared"
+    folder.mkdir()
+    for rank in ("0", "1"):
+        command = [sys.executable, "-c", _MACHINE, str(folder), rank, port]
+        machines.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    printed = [machine.communicate(timeout=900)[0].splitlines()[-1] for machine in machines]
+    assert printed[1] == "null"
+    assert [path.name for path in (folder / "store/artifacts/toy/00/attempts").iterdir()] == ["5"]
+    _, files = stage.launch("train", processes=2, zero_stage=2)
+    assert json.loads(printed[0]) == files
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ NUM_LINES = 20
 KILL_SECONDS = 5
 """What the other processes get once one has failed: they wait for it in vain."""
 PR_SET_PDEATHSIG = 1
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def launch(entrypoint: str, section: Section, io: StageIO, training: TrainingConfig) -> Metrics:
@@ -184,9 +185,10 @@ def _launch_processes(job: _Job, io: StageIO) -> Metrics:
 
 def _launch_config(job: _Job, environment: Environment) -> LaunchConfig:
     is_one = environment.num_nodes == 1
+    on_loopback = is_one or environment.rendezvous.partition(":")[0] in LOOPBACK
     if job.training.hardware.device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        if is_one:
+        if on_loopback:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return LaunchConfig(
         min_nodes=environment.num_nodes,
@@ -196,7 +198,7 @@ def _launch_config(job: _Job, environment: Environment) -> LaunchConfig:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0" if is_one else environment.rendezvous,
         rdzv_configs={} if is_one else {"is_host": environment.node_rank == 0},
-        local_addr="127.0.0.1" if is_one else None,
+        local_addr=LOOPBACK[0] if on_loopback else None,
         max_restarts=0,  # the next try of the stage goes on from a state
         start_method="spawn",
         signals_to_handle="SIGQUIT",
