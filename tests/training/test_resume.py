@@ -175,12 +175,11 @@ def test_a_sharded_state_fits_its_own_number_of_processes_alone(attempts, saved,
         attempts.next().newest(wanted)
 
 
-def test_a_full_disk_while_a_state_is_saved_leaves_the_one_before(tmp_path, small_disk, monkeypatch):
+def test_a_full_disk_while_a_state_is_saved_leaves_the_one_before(tmp_path, small_disk):
     attempts = Attempts(tmp_path)
     with pytest.raises(Crash):
         train(attempts.execution(save_steps=2), tmp_path / "a", crash_at(24))
     (small_disk / "others").write_bytes(bytes(900_000))
-    monkeypatch.setattr("tempfile.tempdir", str(small_disk))
     with pytest.raises(OSError, match="No space left"):
-        train(attempts.execution(save_steps=2), tmp_path / "b")
+        train(attempts.execution(save_steps=2, scratch=small_disk / "trainer"), tmp_path / "b")
     assert attempts.states() == ["1/resume/000000002"]

@@ -52,6 +52,9 @@ _FIRST, _SECOND = ("linear_1", "0"), ("linear_2", "2")
 """A projector's layers as transformers names them, and as LLaVA's and TinyLLaVA's nn.Sequential does."""
 
 
+_CLASS_TOKENS = ("class_embedding", "cls_token")
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What is joined: local folders or hub ids, and the projector's weights."""
@@ -86,9 +89,7 @@ def compose(parts: Parts, directory: Path, *, seed: int = 0) -> dict[str, Json]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # the new rows are drawn around the mean of the others
             language.resize_token_embeddings(len(tokenizer))
-    has_class_token = hasattr(getattr(vision, "embeddings", vision.base_model), "class_embedding") or hasattr(
-        getattr(getattr(vision, "vision_model", None), "embeddings", None), "class_embedding"
-    )
+    has_class_token = any(name.rpartition(".")[2] in _CLASS_TOKENS for name, _ in vision.named_parameters())
     config = _config(parts, tokenizer, language, vision, has_class_token=has_class_token)
     model = _joined(config, language, vision, _projector(config, parts.projector, seed))
     processor = LlavaProcessor(

@@ -97,5 +97,6 @@ def _deepspeed(settings: TrainingSettings, execution: Execution) -> dict[str, An
         "train_batch_size": "auto",
         "gradient_clipping": "auto",
         "torch_autocast": {"enabled": is_bfloat16, "dtype": "bfloat16"},
+        "checkpoint": {"use_node_local_storage": True},
         "steps_per_print": 1 << 30,  # our own events tell
     }

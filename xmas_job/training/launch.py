@@ -72,9 +72,9 @@ def launch(entrypoint: str, section: Section, io: StageIO, training: TrainingCon
         logger.info("training goes on", step=start.step)
         io.output.take_over(start.finished)
     io.output.after_commit.append(states.forget)
-    if layout == Layout():
+    if layout.is_alone:
         with stop_requests() as should_stop:
-            execution = execution_of(io.environment, training, layout, states, start, should_stop)
+            execution = execution_of(io, training, layout, states, start, should_stop)
             metrics: Metrics = load_entrypoint(entrypoint)(section, io, execution)
             return metrics
     return _launch_processes(_Job(entrypoint, section, training, layout, _without_store(io), start), io)
@@ -99,7 +99,7 @@ def _require_possible(training: TrainingConfig, layout: Layout) -> None:
 
 
 def execution_of(
-    environment: Environment,
+    io: StageIO,
     training: TrainingConfig,
     layout: Layout,
     states: ResumeStates,
@@ -107,9 +107,11 @@ def execution_of(
     should_stop: Callable[[], bool],
 ) -> Execution:
     """What the environment says of how a training runs."""
+    environment = io.environment
     wanted = environment.activation_checkpointing
     return Execution(
         layout=layout,
+        scratch=io.output.scratch / "trainer",
         num_loaders=environment.loaders,
         activation_checkpointing=training.hardware.device == "cuda" if wanted is None else wanted,
         states=states,
@@ -243,7 +245,7 @@ def _train(job: _Job, rank: int, sender: Connection) -> tuple[Metrics, list[Stor
     start = job.start if told["start"] is None or job.start else states.restore(told["start"])
     if start is not None:
         io.output.take_over(start.finished)
-    execution = execution_of(io.environment, job.training, job.layout, states, start, (job.folder / "stop").exists)
+    execution = execution_of(io, job.training, job.layout, states, start, (job.folder / "stop").exists)
     metrics = load_entrypoint(job.entrypoint)(job.section, io, execution)
     return metrics, list(io.output.files.values())
 

@@ -11,6 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -99,11 +100,11 @@ class TrainingLoop:
         """
         begin = time.monotonic()
         self.feed.require_an_answer()
-        is_alone = self.execution.layout == type(self.execution.layout)()
-        if not is_alone:
-            self.feed.padded_to = self.settings.per_device_batch * self.execution.layout.num_processes
-        filler = None if is_alone else image_filler(self.lvlm)
-        with TemporaryDirectory() as scratch:
+        layout = self.execution.layout
+        if not layout.is_alone:
+            self.feed.padded_to = self.settings.per_device_batch * layout.num_processes
+        filler = None if layout.is_alone else image_filler(self.lvlm)
+        with self._scratch() as scratch:
             trainer = self._trainer(scratch, Collate(self.lvlm, filler))
             watch = _Watch(self, trainer, on_step, begin)
             trainer.add_callback(watch)
@@ -119,6 +120,11 @@ class TrainingLoop:
         watch.note()
         watch.dogs.check_examples(self.progress.counts, at_end=True)
         return self._metrics(watch.speed)
+
+    def _scratch(self) -> AbstractContextManager[str]:
+        """Each process leaves its part of a state there."""
+        assert self.execution.layout.is_alone or self.execution.scratch is not None
+        return TemporaryDirectory() if self.execution.scratch is None else nullcontext(str(self.execution.scratch))
 
     def _metrics(self, speed: Speed) -> dict[str, Any]:
         progress = self.progress

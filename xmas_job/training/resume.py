@@ -34,6 +34,11 @@ class Layout:
     num_processes: int = 1
     zero_stage: int = 0
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is one plain process, which nobody waits for."""
+        return self == Layout()
+
 
 @dataclass(frozen=True, slots=True)
 class ResumeState:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from xmas_job.training.resume import Layout, ResumeState, ResumeStates
@@ -59,6 +60,7 @@ class Execution:
 
     Attributes:
         layout: processes in all, and ZeRO stage; 0 is plain data parallelism.
+        scratch: a folder that the processes of a machine share, for states on their way; None for one alone.
         num_loaders: processes a rank that prepare batches ahead.
         activation_checkpointing: compute activations again in the backward pass instead of keeping them.
         states: where states to go on from are kept; None keeps none.
@@ -70,6 +72,7 @@ class Execution:
     """
 
     layout: Layout = field(default_factory=Layout)
+    scratch: Path | None = None
     num_loaders: int = 0
     activation_checkpointing: bool = False
     states: ResumeStates | None = None
