@@ -65,9 +65,7 @@ def run(section: IngestSection, io: StageIO) -> Metrics:
         "num_quarantined": len(quarantined),
         "num_images": sum(isinstance(image, ImageInfo) for image in images.values()),
         "num_shown_images": pc.sum(pc.list_value_length(table["image_uris"])).as_py() or 0,
-        "num_characters": pc.sum(
-            pc.utf8_length(pc.struct_field(pc.list_flatten(table["conversation"]), "text"))
-        ).as_py(),
+        "num_words": pc.sum(table["num_words"]).as_py(),
     }
 
 
