@@ -15,14 +15,15 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from tests.end_to_end.line import RECIPE, World, land
 
 NUM_CHOICES = 24
 NUM_RUNNERS = 2
-LONGEST_PAUSE_SECONDS = 30.0
-RESTING_HOURS = "0.005"  # 18 s: longer than a process of a busy machine needs to say that it is there
-CLEAR = ("gc", "--delete", "--keep-runs", "0", "--keep-moves", "1", "--keep-hours", RESTING_HOURS, "--json")
+LONGEST_DELAY_SECONDS = 3.0
+RESTING_HOURS = 0.005  # 18 s: longer than a process of a busy machine needs to say that it is there
+CLEAR = ("gc", "--delete", "--keep-runs", "0", "--keep-moves", "1", "--keep-hours", str(RESTING_HOURS), "--json")
 DEADLINE_SECONDS = 300.0
 
 
@@ -34,12 +35,18 @@ def recipe(world: World, choice: int) -> str:
     return str(path)
 
 
-def finish(process: subprocess.Popen[str]) -> dict[str, object]:
+def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     """What the process printed; it must have ended well."""
     stdout, stderr = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 0, stderr[-3000:]
-    result: dict[str, object] = json.loads(stdout)
+    result: dict[str, Any] = json.loads(stdout)
     return result
+
+
+def check(clearing: subprocess.Popen[str]) -> Counter[str]:
+    """What a clearing that ended well did."""
+    items = finish(clearing)["items"]
+    return Counter({"clearings": 1, "deleted": len(items), "clearings_that_deleted": bool(items)})
 
 
 def start(world: World, choice: int) -> subprocess.Popen[str]:
@@ -62,27 +69,26 @@ def main() -> None:
         expected = {choice: finish(start(calm, choice))["selection_id"] for choice in range(NUM_CHOICES)}
         world = landed.copy(Path(folder) / "world")
         end = time.monotonic() + 60 * arguments.minutes
-        end_of_burst = end
-        runs: list[tuple[int, subprocess.Popen[str]]] = []
-        while time.monotonic() < end or runs:
-            if not runs:
-                time.sleep(rng.uniform(0, LONGEST_PAUSE_SECONDS))  # at times all of it goes
-                end_of_burst = time.monotonic() + LONGEST_PAUSE_SECONDS
-            while len(runs) < NUM_RUNNERS and time.monotonic() < min(end, end_of_burst):
-                choice = rng.randrange(NUM_CHOICES)
+        while time.monotonic() < end:
+            # As long as a run has just started, next to nothing goes: it might still find it. So let all come to rest,
+            # and start the next runs at any moment of a clearing.
+            time.sleep(RESTING_HOURS * 3600)
+            clearing = world.start(*CLEAR)
+            runs = []
+            for choice in rng.sample(range(NUM_CHOICES), NUM_RUNNERS):
+                time.sleep(rng.uniform(0, LONGEST_DELAY_SECONDS))
                 runs.append((choice, start(world, choice)))
-            cleared = finish(world.start(*CLEAR))
-            counts["clearings"] += 1
-            counts["deleted"] += len(cleared["items"])  # type: ignore[arg-type]
-            for ended in [run for run in runs if run[1].poll() is not None]:
-                runs.remove(ended)
-                result = finish(ended[1])
-                assert result["selection_id"] == expected[ended[0]], ended
-                verified = world.call("verify", str(result["selection_id"]))
-                assert verified.returncode == 0, verified.stderr
+            counts += check(clearing)
+            while any(process.poll() is None for _, process in runs):
+                counts += check(world.start(*CLEAR))
+            for choice, process in runs:
+                result = finish(process)
+                assert result["selection_id"] == expected[choice], choice
+                counts += Counter(stage["status"] for stage in result["stages"])
                 counts["runs"] += 1
-                for stage in result["stages"]:  # type: ignore[attr-defined]
-                    counts[stage["status"]] += 1
+            for choice, _ in runs:
+                proved = world.call("verify", expected[choice])
+                assert proved.returncode == 0, proved.stderr
     print(json.dumps({"seed": arguments.seed, **counts, "all_equal": True}))
 
 
