@@ -21,6 +21,7 @@ from xmas_job.catalog.signals import EXTRACTED
 from xmas_job.config import AlignmentConfig
 from xmas_job.data.examples import Example, Turn
 from xmas_job.errors import UsageError
+from xmas_job.extraction import answers
 from xmas_job.extraction.signals import Request, plain_signals, widths
 from xmas_job.models.adapter import LVLM, Encoded
 
@@ -203,3 +204,14 @@ def test_losses_are_those_of_the_model_with_a_capped_decoder(kind: str) -> None:
     found = plain_signals(lvlm, [encoded], Request(("loss",)), where="here")["loss"]
     np.testing.assert_allclose(float(found), expected, rtol=1e-5)
     assert lvlm.softcap == {"llava": None, "paligemma": 5.0}[kind]
+
+
+def test_many_answer_tokens_are_taken_in_turns(
+    lvlm: LVLM, encoded: list[Encoded], eager: list[Eager], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "_TOKENS_AT_ONCE", 3)
+    found = plain_signals(lvlm, encoded, Request(("loss", "el2n", "aum")), where="here")
+    for index, (one, left) in enumerate(zip(encoded, eager, strict=True)):
+        expected = answer_signals(left, one)
+        for name, values in found.items():
+            np.testing.assert_allclose(float(values[index]), expected[name], rtol=2e-5)
