@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from xmas_job.config import (
+    AlignmentConfig,
     RunConfig,
     Section,
     SelectConfig,
@@ -335,3 +336,16 @@ def test_every_setting_has_bounds_or_a_description() -> None:
             numbers = {int, float} & {field.annotation, *get_args(field.annotation)}
             if numbers and name != "seed":
                 assert field.metadata, f"{section.__name__}.{name} takes any number"
+
+
+@pytest.mark.parametrize("other", [{"block": "full"}, {"aggregation": "concat_vision"}])
+def test_leading_vector_of_other_columns_than_image_tokens_is_refused(other: dict[str, str]) -> None:
+    data = {**SMALLEST, "cluster": {"score": "values"}}
+    validate({**data, "extract": {"alignment": {"score": "leading_vector", "aggregation": "concat_text"}}})
+    found = refusal({**data, "extract": {"alignment": {"score": "leading_vector", **other}}})
+    assert "leading_vector has an entry an image token" in found.message
+
+
+def test_an_empty_list_of_layers_is_refused() -> None:
+    assert "extract.alignment.layers" in refusal({**SMALLEST, "extract": {"alignment": {"layers": []}}}).message
+    assert AlignmentConfig(layers=(0,)).layers == (0,)

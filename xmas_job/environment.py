@@ -50,8 +50,11 @@ class Environment(BaseSettings):
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Stages and partitions that run at once."
     )
-    loaders: int = Field(
-        0, ge=0, description="Processes that decode images ahead of a model, each process's own; a GPU wants about 4."
+    loaders: int | None = Field(
+        None,
+        ge=0,
+        description="Processes that decode images ahead of a model, each process's own. Default: as many as the "
+        "machine has cores, at most 4, beside a GPU; 0 on a CPU, where the model needs the cores.",
     )
     processes: int | None = Field(
         None, ge=1, description="Processes of a training on this machine. Default: one a GPU, or one."

@@ -212,6 +212,22 @@ def test_same_partition_again_gives_the_same_bytes(world: World, proxy: Artifact
     assert extracted(world, proxy, 1).record.digest == parts[1].record.digest
 
 
+def test_other_processes_load_the_same_bytes(
+    world: World, proxy: Artifact, parts: list[Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They get the store, too, to read images from."""
+    monkeypatch.setattr(world.bench, "environment", world.bench.environment.model_copy(update={"loaders": 1}))
+    assert extracted(world, proxy, 1).record.digest == parts[1].record.digest
+
+
+def test_a_gpu_gets_loaders_and_a_cpu_none_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    cases = [(None, "cpu"), (None, "cuda"), (0, "cuda"), (7, "cuda"), (2, "cpu")]
+    assert [extract.num_loaders(asked, device) for asked, device in cases] == [0, 4, 0, 7, 2]
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert extract.num_loaders(None, "cuda") == 2
+
+
 def test_signals_have_their_width_and_token_counts(parts: list[Artifact]) -> None:
     tables = [read_table(part, signal_path(1, partition)) for partition, part in enumerate(parts)]
     assert sorted(table.num_rows for table in tables) == [0, 4, 5]

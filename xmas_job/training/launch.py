@@ -46,6 +46,7 @@ NUM_LINES = 20
 """Of a process that died: the last lines of its log, for its error."""
 KILL_SECONDS = 5
 """What the other processes get once one has failed: they wait for it in vain."""
+LOADERS_A_GPU = 4
 PR_SET_PDEATHSIG = 1
 LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -108,12 +109,12 @@ def execution_of(
 ) -> Execution:
     """What the environment says of how a training runs."""
     environment = io.environment
-    wanted = environment.activation_checkpointing
+    wanted, on_cuda = environment.activation_checkpointing, training.hardware.device == "cuda"
     return Execution(
         layout=layout,
         scratch=io.output.scratch / "trainer",
-        num_loaders=environment.loaders,
-        activation_checkpointing=training.hardware.device == "cuda" if wanted is None else wanted,
+        num_loaders=(LOADERS_A_GPU if on_cuda else 0) if environment.loaders is None else environment.loaders,
+        activation_checkpointing=on_cuda if wanted is None else wanted,
         states=states,
         start=start,
         save_seconds=60 * environment.resume_minutes,
