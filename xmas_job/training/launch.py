@@ -5,6 +5,7 @@ Owns starting, stopping and what is told of a process that died. Refuses to own 
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import json
 import logging
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -168,9 +170,11 @@ class _Job:
 
 
 def _launch_processes(job: _Job, io: StageIO) -> Metrics:
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it tells at length; `_error_of` does
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # `_error_of` tells it once
     receiver, sender = Pipe(duplex=False)
-    listener = threading.Thread(target=_listen, args=(receiver, io.progress), daemon=True)
+    listen = partial(contextvars.copy_context().run, _listen, receiver, io.progress)  # events name run and stage
+    listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     job = replace(job, context=structlog.contextvars.get_contextvars())
     try:
