@@ -8,16 +8,12 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from xmas_job.config import (
-    RunConfig,
-    Section,
-    SelectConfig,
-    validate_config,
-)
+from xmas_job.config import RunConfig, SelectConfig, validate_config
 from xmas_job.core.budget import parse_budget, resolve_budget
 from xmas_job.errors import UsageError
 from xmas_job.fingerprint import digest_of
 from xmas_job.recipe_files import load_config, recipe_names
+from xmas_job.sections import Section
 
 MODEL = {"model": "models/m"}
 SMALLEST: dict[str, Any] = {"datasets": ["demo"], "proxy": MODEL}

@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from xmas_job.config import IngestSection, RunConfig, Section
+from xmas_job.config import IngestSection, RunConfig
 from xmas_job.environment import Environment
 from xmas_job.pipeline import node_id
 from xmas_job.runner import Run
+from xmas_job.sections import Section
 from xmas_job.stage_io import Metrics, Source, StageIO
 from xmas_job.storage.landing import landing_digest
 from xmas_job.storage.local import LocalStore
