@@ -57,7 +57,7 @@ def test_unknown_key_is_refused_with_the_nearest_known_one(data: dict[str, Any],
 
 def test_unknown_key_like_no_other_is_refused_with_the_known_ones() -> None:
     assert refusal({**SMALLEST, "cluster": {"zzz": 1}}).remedy == (
-        "Known keys there: max_points_per_centroid, num_clusters, num_iterations, score, seed."
+        "Known keys there: max_points_per_centroid, num_clusters, num_iterations, score, seed, spherical."
     )
 
 

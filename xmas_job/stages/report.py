@@ -140,8 +140,8 @@ def _pool(io: StageIO, manifest: Manifest) -> Pool:
     if not is_nested:  # the ranking holds only what was chosen
         for clustered in (*io.artifacts["cluster"], *io.artifacts.get("apply_selector", ())):
             assigned = read_table(clustered, "assignments.parquet", ASSIGNMENTS, ["uid", "cluster"])
-            rows = pc.index_in(assigned["uid"], table["uid"].combine_chunks()).to_numpy()
-            cluster[rows] = assigned["cluster"].to_numpy()
+            members = pc.index_in(assigned["uid"], table["uid"].combine_chunks()).to_numpy()
+            cluster[members] = assigned["cluster"].to_numpy()
     instability = np.full(num_examples, np.nan)
     instability[rows] = ranking["instability"].to_numpy()
     scored = ~np.isnan(instability)
