@@ -20,6 +20,7 @@ from xmas_job.catalog.methods import METHODS, SignalNeed
 from xmas_job.catalog.needs import needs_of, united, written
 from xmas_job.catalog.signals import SIGNALS
 from xmas_job.commands.plan import plan_run
+from xmas_job.commands.recompute import recompute_selection
 from xmas_job.commands.resolve import resolve_run
 from xmas_job.commands.verify import verify_selection
 from xmas_job.config import RunConfig, validate_config
@@ -118,6 +119,12 @@ def test_methods_shared_their_models_and_signals(line: Line) -> None:
         line.run(config_of(method))
     built = {stage: line.store.folders(f"artifacts/{stage}") for stage in ("train_proxy", "extract", "encode")}
     assert {stage: len(list(folders)) for stage, folders in built.items()} == dict.fromkeys(built, 1)
+
+
+@pytest.mark.parametrize("method", METHODS_OF_EACH_SOURCE)
+def test_selection_of_each_signal_source_is_derived_again(line: Line, method: str) -> None:
+    found = recompute_selection(line.environment, line.published(line.run(config_of(method))))
+    assert {"pool", "select:subset", "publish:subset"} <= set(found["recomputed"])
 
 
 # --- a selector that travels ----------------------------------------------------------------------------------------

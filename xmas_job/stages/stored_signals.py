@@ -91,12 +91,12 @@ def join_signal(
     """
     is_vector = SIGNALS[need.signal].is_vector
     is_summed = need.signal == "alignment" and score == "sum"
-    steps = _steps(artifacts, need)
+    steps, keys = _steps(artifacts, need), _keys(wanted)
     array: NDArray[np.float32] | None = None
     first: NDArray[np.bool_] | None = None
     for place, checkpoint in enumerate(steps):
         has_value = np.zeros(len(wanted), dtype=bool)
-        for rows, values in _parts(artifacts, need.signal, checkpoint, wanted):
+        for rows, values in _parts(artifacts, need.signal, checkpoint, keys):
             is_new = ~has_value[rows]
             block = alignment_scores(values)[:, None] if is_summed else values
             if array is None:
@@ -132,6 +132,11 @@ def _squeezed(array: NDArray[np.float32] | None, need: SignalNeed, score: Score)
     return values[:, 0] if is_one_step and not (need.signal == "alignment" and score == "values") else values
 
 
+def _keys(uids: pa.Array | pa.ChunkedArray) -> NDArray[np.bytes_]:
+    """Uids, which are ASCII, as numpy compares them fast."""
+    return np.asarray(uids.to_numpy(zero_copy_only=False) if isinstance(uids, pa.Array) else uids.to_numpy(), dtype="S")
+
+
 def _steps(artifacts: Sequence[Artifact], need: SignalNeed) -> tuple[int | None, ...]:
     if need.checkpoints == "none":
         return (None,)
@@ -144,17 +149,18 @@ def _steps(artifacts: Sequence[Artifact], need: SignalNeed) -> tuple[int | None,
 
 
 def _parts(
-    artifacts: Sequence[Artifact], signal: str, checkpoint: int | None, wanted: pa.Array
+    artifacts: Sequence[Artifact], signal: str, checkpoint: int | None, wanted: NDArray[np.bytes_]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Of each part the places of its examples among the wanted ones, and their values (n, D); one part is held."""
     for artifact in artifacts:
         for path in signal_paths(artifact, checkpoint, signal):
             table = read_table(artifact, path, columns=["uid", "value"])
-            places = pc.index_in(table["uid"], wanted)
-            is_wanted = places.is_valid()
-            rows = places.filter(is_wanted).to_numpy().astype(np.int64)
-            if rows.size:
-                yield rows, array_of(table["value"].filter(is_wanted))
+            own = _keys(table["uid"])
+            # Not arrow's index_in: it would hash all that is wanted for every part.
+            places = np.searchsorted(wanted, own)
+            is_wanted = wanted[np.minimum(places, wanted.size - 1)] == own if wanted.size else np.zeros(own.size, bool)
+            if is_wanted.any():
+                yield places[is_wanted], array_of(table["value"])[is_wanted]
 
 
 def mapped_array(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
