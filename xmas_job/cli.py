@@ -17,6 +17,7 @@ from xmas_job.console import (
     JsonOption,
     MethodOption,
     RecipeOption,
+    SelectorOption,
     SetOption,
     print_json,
     print_table,
@@ -56,6 +57,7 @@ def run(
     recipe: RecipeOption,
     budget: BudgetOption = None,
     method: MethodOption = None,
+    selector: SelectorOption = None,
     settings: SetOption = None,
     run_id: Annotated[str | None, typer.Option("--run-id", help="Start, or continue, the run of this id.")] = None,
     as_json: JsonOption = False,
@@ -64,7 +66,7 @@ def run(
 
     Everything that is there already is reused; after an interruption, give the same command again.
     """
-    config = read_config(recipe, budget, method, settings)
+    config = read_config(recipe, budget, method, settings, selector)
     work = load_entrypoint("xmas_job.commands.run:run_line")
     environment = read_environment()
     if sys.stderr.isatty() and environment.log_format != "json":
@@ -86,7 +88,7 @@ def preflight(
 
     Ask where the stages run, e.g. docker run --rm --gpus all --shm-size 1g xmas-job preflight.
     """
-    config = read_config(recipe, None, None, None) if recipe else None
+    config = read_config(recipe) if recipe else None
     result = load_entrypoint("xmas_job.commands.preflight:preflight")(read_environment(), config)
     if as_json:
         print_json(result)
@@ -102,11 +104,12 @@ def plan(
     recipe: RecipeOption,
     budget: BudgetOption = None,
     method: MethodOption = None,
+    selector: SelectorOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a run would reuse (HIT), finish (PARTIAL) and build (MISS; UNKNOWN until its inputs are built)."""
-    config = read_config(recipe, budget, method, settings)
+    config = read_config(recipe, budget, method, settings, selector)
     result = load_entrypoint("xmas_job.commands.plan:plan_run")(read_environment(), config)
     if as_json:
         print_json(result)
@@ -121,11 +124,12 @@ def resolve(
     run_id: Annotated[str, typer.Option("--run-id", help="Id of the run to start.")],
     budget: BudgetOption = None,
     method: MethodOption = None,
+    selector: SelectorOption = None,
     settings: SetOption = None,
 ) -> None:
     """Start a run for a launcher: fix versions and models by content, write run.json, print the stages as JSON."""
     with _for_a_launcher():
-        config = read_config(recipe, budget, method, settings)
+        config = read_config(recipe, budget, method, settings, selector)
         print_json(load_entrypoint("xmas_job.commands.resolve:start")(read_environment(), config, run_id))
 
 
@@ -165,7 +169,7 @@ def show(
 
 @app.command()
 def methods(as_json: JsonOption = False) -> None:
-    """List the selection methods: paper, signals, whether one ranking serves every budget, cost, what each keeps."""
+    """List the selection methods: what each keeps, needs and costs, and whether one ranking serves every budget."""
     result = load_entrypoint("xmas_job.commands.methods:list_methods")()
     if as_json:
         print_json(result)
@@ -177,12 +181,12 @@ def methods(as_json: JsonOption = False) -> None:
             ", ".join(f"{need['signal']} ({need['checkpoints']})" for need in method["signals"]) or "none",
             "yes" if method["nested"] else "no",
             method["cost"],
-            f"needs {', '.join(method['missing'])}" if method["missing"] else "yes",
+            ", ".join(method["models"]) or "none",
             method["paper"],
         )
         for method in result["methods"]
     ]
-    print_table(("method", "keeps", "signals (checkpoints)", "nested", "cost", "served", "paper"), rows)
+    print_table(("method", "keeps", "signals (checkpoints)", "nested", "cost", "models", "paper"), rows)
 
 
 @demo.command()

@@ -25,15 +25,25 @@ MethodOption = Annotated[
     str | None,
     typer.Option("--method", help="A name that `xmas-job methods` lists, or module:class. Default: the recipe's."),
 ]
+SelectorOption = Annotated[
+    str | None,
+    typer.Option("--selector", help="A trained OFA selector: folder, key or URI. Default: the recipe's, or train one."),
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value, any setting of the recipe; repeatable.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 
 
-def read_config(recipe: str, budget: str | None, method: str | None, settings: list[str] | None) -> RunConfig:
+def read_config(
+    recipe: str,
+    budget: str | None = None,
+    method: str | None = None,
+    settings: list[str] | None = None,
+    selector: str | None = None,
+) -> RunConfig:
     """The configuration that the options name."""
-    named = {"publish.budget": budget, "select.method": method}
+    named = {"publish.budget": budget, "select.method": method, "selector.uri": selector}
     overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
     text = load_entrypoint("xmas_job.commands.resolve:read_recipe")(recipe) if "://" in recipe else None
     return load_config(recipe, [*(settings or []), *overrides], text)

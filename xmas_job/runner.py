@@ -15,7 +15,7 @@ from typing import Literal
 import structlog
 
 from xmas_job import __version__
-from xmas_job.config import RunConfig, Section
+from xmas_job.config import RunConfig
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment
 from xmas_job.errors import MissingInputError, XmasError
@@ -23,6 +23,7 @@ from xmas_job.fingerprint import Json, canonical_json
 from xmas_job.logs import get_logger
 from xmas_job.pipeline import Node, is_source, plan
 from xmas_job.progress import ProgressEvents
+from xmas_job.sections import Section
 from xmas_job.stage_io import Metrics, Source, StageIO
 from xmas_job.storage.journal import noted_failures, outcome_key, utc_now
 from xmas_job.storage.lease import Lease, acquire, try_acquire

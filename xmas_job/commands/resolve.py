@@ -19,15 +19,18 @@ from xmas_job.environment import Environment
 from xmas_job.errors import UsageError
 from xmas_job.fingerprint import Json, canonical_json, digest_of_folder
 from xmas_job.runner import Run
-from xmas_job.stage_io import Source, model_folder
+from xmas_job.stage_io import Source, locate, model_folder
 from xmas_job.storage.documents import Content, read_document
 from xmas_job.storage.journal import recipe_key, run_key, utc_now
 from xmas_job.storage.landing import SUCCESS, landing_digest, landing_prefix
 from xmas_job.storage.probe import probe
 from xmas_job.storage.roots import open_store
+from xmas_job.storage.selectors import CARD, read_card, require_encoder
 from xmas_job.storage.store import Store
 
 MODEL_CONFIG = "config.json"
+MARKERS = {"model:selector": CARD}
+"""File by which the folder of a source is known, where it is no transformers model."""
 RUN_ID_PATTERN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}$")
 
 
@@ -40,13 +43,19 @@ def resolve_run(config: RunConfig, store: Store, run_id: str) -> Run:
     """Fill in what the request leaves open, without writing anything.
 
     Raises:
-        UsageError: if a dataset has not landed or a model folder is not there.
+        UsageError: if a dataset has not landed, a model folder is not there, or a selector is another encoder's.
     """
     literal = _with_versions(config, store)
     found = {
-        identifier: _landing(store, literal, name) if identifier.startswith("landing:") else _model(store, name)
+        identifier: _landing(store, literal, name)
+        if identifier.startswith("landing:")
+        else _model(store, name, identifier)
         for identifier, name in pipeline.sources(literal).items()
     }
+    if "model:selector" in found:
+        selector, encoder = found["model:selector"], found["model:encoder"]
+        card = read_card(model_folder(store, selector.uri))
+        require_encoder(card, encoder.digest, selector=selector.uri, encoder=encoder.uri)
     return Run(run_id, literal, found, utc_now())
 
 
@@ -192,25 +201,29 @@ def _landing(store: Store, config: RunConfig, dataset: str) -> Source:
     return Source(prefix, landing_digest(store, prefix, pipeline.image_root(config, dataset)))
 
 
-def find_model(store: Store, name: str) -> str:
-    """Where the model is: the absolute path of its folder, or its key in the store. Reads nothing of it.
+def find_model(store: Store, name: str, identifier: str = "") -> str:
+    """Where the model is: the absolute path of its folder, its key in the store, or its URI. Reads nothing of it.
 
     Raises:
         UsageError: if it is no model folder.
     """
+    marker = MARKERS.get(identifier, MODEL_CONFIG)
     folder = Path(name).expanduser()
     if folder.is_dir() or folder.is_absolute() or ".." in folder.parts:
-        uri, is_there = str(folder.absolute()), (folder / MODEL_CONFIG).is_file()
+        uri, is_there = str(folder.absolute()), (folder / marker).is_file()
     else:
-        uri, is_there = name, store.exists(f"{name}/{MODEL_CONFIG}")  # before anything of it is fetched
+        home, key = locate(store, name)
+        uri, is_there = name, home.exists(f"{key}/{marker}")  # before anything of it is fetched
     if not is_there:
+        what = "trained selector" if identifier in MARKERS else "model"
         raise UsageError(
-            f"{name!r} is no model folder: there is no {MODEL_CONFIG} in {folder.absolute()} or {store.uri}/{name}.",
-            "Give the folder of a transformers model: a path, or a key under the store root.",
+            f"{name!r} is no {what} folder: there is no {marker} in {folder.absolute()} or {store.uri}/{name}.",
+            f"Give the folder of a {'' if identifier in MARKERS else 'transformers '}{what}: a path, or a key under "
+            "the store root.",
         )
     return uri
 
 
-def _model(store: Store, name: str) -> Source:
-    uri = find_model(store, name)
+def _model(store: Store, name: str, identifier: str) -> Source:
+    uri = find_model(store, name, identifier)
     return Source(uri, digest_of_folder(model_folder(store, uri)))

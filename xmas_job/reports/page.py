@@ -228,7 +228,7 @@ def _panels(trajectories: Json | None) -> list[Json]:
 
 def _panel_in_words(panel: Json) -> str:
     first, last = panel["median"][0], panel["median"][-1]
-    return f"Cluster {panel['cluster']}: median alignment score from {number(first)} to {number(last)} over training."
+    return f"Cluster {panel['cluster']}: median from {number(first)} to {number(last)} over training."
 
 
 def _instability_chart(instability: Json | None) -> Json | None:
