@@ -106,6 +106,11 @@ def test_method_runs_from_landing_to_a_manifest_that_holds(line: Line, method: s
     assert manifest.resolved.num_examples == num_pool * 20 // 100
     report = json.loads(line.store.read(f"runs/run-{method.replace('_', '-')}/report/report.json"))
     assert report["sizes"]["num_selected"] == manifest.resolved.num_examples
+    # Of a choice for one budget no other budget is told, and its clusters are those of the pool.
+    assert bool(report["other_budgets"]) == METHODS[method].nested
+    if METHODS[method].clustering:
+        num_members = sum(row["num_members"] for row in report["clusters"])
+        assert num_members > 2 * sum(row["num_selected"] for row in report["clusters"])
     models = {SIGNALS[need.signal].model for need in needs_of(METHODS[method])}
     planned = {node.spec.name for node in runner.run.nodes.values()}
     assert ("train_proxy" in planned) == ("extract" in planned) == ("proxy" in models)
