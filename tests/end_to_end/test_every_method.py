@@ -115,15 +115,9 @@ def test_method_runs_from_landing_to_a_manifest_that_holds(line: Line, method: s
     planned = {node.spec.name for node in runner.run.nodes.values()}
     assert ("train_proxy" in planned) == ("extract" in planned) == ("proxy" in models)
     assert ("encode" in planned) == bool(models & {"dual encoder", "selector"})
+    for stage in ("train_proxy", "extract", "encode"):  # shared by all methods that came before
+        assert len(list(line.store.folders(f"artifacts/{stage}"))) <= 1
     assert ("train_selector" in planned) == ("apply_selector" in planned) == ("selector" in models)
-
-
-def test_methods_shared_their_models_and_signals(line: Line) -> None:
-    """After all of them, one artifact each of what is costly."""
-    for method in METHODS:
-        line.run(config_of(method))
-    built = {stage: line.store.folders(f"artifacts/{stage}") for stage in ("train_proxy", "extract", "encode")}
-    assert {stage: len(list(folders)) for stage, folders in built.items()} == dict.fromkeys(built, 1)
 
 
 @pytest.mark.parametrize("method", METHODS_OF_EACH_SOURCE)
