@@ -13,7 +13,7 @@ from xmas_job.core.budget import parse_budget, resolve_budget
 from xmas_job.errors import UsageError
 from xmas_job.fingerprint import digest_of
 from xmas_job.recipe_files import load_config, recipe_names
-from xmas_job.sections import Section
+from xmas_job.sections import AlignmentConfig, Section
 
 MODEL = {"model": "models/m"}
 SMALLEST: dict[str, Any] = {"datasets": ["demo"], "proxy": MODEL}
@@ -331,3 +331,16 @@ def test_every_setting_has_bounds_or_a_description() -> None:
             numbers = {int, float} & {field.annotation, *get_args(field.annotation)}
             if numbers and name != "seed":
                 assert field.metadata, f"{section.__name__}.{name} takes any number"
+
+
+@pytest.mark.parametrize("other", [{"block": "full"}, {"aggregation": "concat_vision"}])
+def test_leading_vector_of_other_columns_than_image_tokens_is_refused(other: dict[str, str]) -> None:
+    data = {**SMALLEST, "cluster": {"score": "values"}}
+    validate({**data, "extract": {"alignment": {"score": "leading_vector", "aggregation": "concat_text"}}})
+    found = refusal({**data, "extract": {"alignment": {"score": "leading_vector", **other}}})
+    assert "leading_vector has an entry an image token" in found.message
+
+
+def test_an_empty_list_of_layers_is_refused() -> None:
+    assert "extract.alignment.layers" in refusal({**SMALLEST, "extract": {"alignment": {"layers": []}}}).message
+    assert AlignmentConfig(layers=(0,)).layers == (0,)

@@ -127,7 +127,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="extract",
-        version=2,
+        version=3,
         entrypoint="xmas_job.stages.extract:run",
         keys=wiring.scored_datasets,
         section=wiring.extract_section,

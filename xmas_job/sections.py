@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from xmas_job.catalog.methods import Checkpoints
 from xmas_job.catalog.needs import parse_needs, written
@@ -46,12 +46,22 @@ class AlignmentConfig(Section):
         "paper", description="One map of all heads side by side before RoPE, or the mean of the heads' own maps."
     )
     block: Literal["cross_modal", "full"] = Field("cross_modal", description="Text rows and image columns, or all.")
-    layers: Literal["all", "first", "last"] | tuple[Layer, ...] = Field("all", description="Or a list, from 0.")
+    layers: Literal["all", "first", "last"] | Annotated[tuple[Layer, ...], Field(min_length=1)] = Field(
+        "all", description="Or a list, from 0."
+    )
     aggregation: Literal["sum", "concat_text", "concat_vision"] = Field("sum", description="Of the layers' blocks.")
     score: Literal["singular_values", "leading_vector"] = "singular_values"
     top_k: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
         5, description="Singular values kept; of all only the sum is kept."
     )
+
+    @model_validator(mode="after")
+    def _vectors_have_one_entry_an_image_token(self) -> AlignmentConfig:
+        if self.score == "leading_vector" and (self.block == "full" or self.aggregation == "concat_vision"):
+            raise ValueError(
+                "leading_vector has an entry an image token; with block full or aggregation concat_vision it has others"
+            )
+        return self
 
 
 class ExtractConfig(Section):

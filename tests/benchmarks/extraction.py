@@ -149,9 +149,7 @@ def peer(lvlm: LVLM, samples: Sequence[Sample]) -> list[Tensor]:
     return values
 
 
-def ours(
-    lvlm: LVLM, samples: Sequence[Sample], request: Request, token_budget: int = TOKEN_BUDGET
-) -> dict[str, Tensor]:
+def ours(lvlm: LVLM, samples: Sequence[Sample], request: Request) -> dict[str, Tensor]:
     """Values of the first signal by uid."""
     values: dict[str, Tensor] = {}
     for batch in batches_of(samples, TOKEN_BUDGET, share=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,22 @@ def test_values_do_not_depend_on_the_partition_size(world: World, proxy: Artifac
 
 def test_same_partition_again_gives_the_same_bytes(world: World, proxy: Artifact, parts: list[Artifact]) -> None:
     assert extracted(world, proxy, 1).record.digest == parts[1].record.digest
+
+
+def test_other_processes_load_the_same_bytes(
+    world: World, proxy: Artifact, parts: list[Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They get the store, too, to read images from."""
+    monkeypatch.setattr(world.bench, "environment", world.bench.environment.model_copy(update={"loaders": 1}))
+    assert extracted(world, proxy, 1).record.digest == parts[1].record.digest
+
+
+def test_a_gpu_gets_loaders_and_a_cpu_none_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    cases = [(None, "cpu"), (None, "cuda"), (0, "cuda"), (7, "cuda"), (2, "cpu")]
+    assert [extract.num_loaders(asked, device) for asked, device in cases] == [0, 4, 0, 7, 2]
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert extract.num_loaders(None, "cuda") == 2
 
 
 def test_signals_have_their_width_and_token_counts(parts: list[Artifact]) -> None:
