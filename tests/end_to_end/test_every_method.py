@@ -106,19 +106,18 @@ def test_method_runs_from_landing_to_a_manifest_that_holds(line: Line, method: s
     assert manifest.resolved.num_examples == num_pool * 20 // 100
     report = json.loads(line.store.read(f"runs/run-{method.replace('_', '-')}/report/report.json"))
     assert report["sizes"]["num_selected"] == manifest.resolved.num_examples
+    # Of a choice for one budget no other budget is told, and its clusters are those of the pool.
+    assert bool(report["other_budgets"]) == METHODS[method].nested
+    if METHODS[method].clustering:
+        num_members = sum(row["num_members"] for row in report["clusters"])
+        assert num_members > 2 * sum(row["num_selected"] for row in report["clusters"])
     models = {SIGNALS[need.signal].model for need in needs_of(METHODS[method])}
     planned = {node.spec.name for node in runner.run.nodes.values()}
     assert ("train_proxy" in planned) == ("extract" in planned) == ("proxy" in models)
     assert ("encode" in planned) == bool(models & {"dual encoder", "selector"})
+    for stage in ("train_proxy", "extract", "encode"):  # shared by all methods that came before
+        assert len(list(line.store.folders(f"artifacts/{stage}"))) <= 1
     assert ("train_selector" in planned) == ("apply_selector" in planned) == ("selector" in models)
-
-
-def test_methods_shared_their_models_and_signals(line: Line) -> None:
-    """After all of them, one artifact each of what is costly."""
-    for method in METHODS:
-        line.run(config_of(method))
-    built = {stage: line.store.folders(f"artifacts/{stage}") for stage in ("train_proxy", "extract", "encode")}
-    assert {stage: len(list(folders)) for stage, folders in built.items()} == dict.fromkeys(built, 1)
 
 
 @pytest.mark.parametrize("method", METHODS_OF_EACH_SOURCE)

@@ -152,6 +152,9 @@ def test_folder_without_a_selector_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no selector"):
         load_selector(tmp_path)
     (tmp_path / "card.json").write_text("{}")
+    with pytest.raises(BadDataError, match=r"card.json is broken: KeyError\('encoder'\)"):
+        load_selector(tmp_path)
+    (tmp_path / "card.json").write_text('{"encoder": "tiny"}')
     (tmp_path / "selector.safetensors").write_bytes(b"broken")
     with pytest.raises(BadDataError, match="broken selector"):
         load_selector(tmp_path)
