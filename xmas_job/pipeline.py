@@ -337,7 +337,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="report",
-        version=1,
+        version=2,
         entrypoint="xmas_job.stages.report:run",
         keys=_one,
         section=lambda _config, _key: ReportConfig(),
