@@ -201,7 +201,7 @@ def test_one_checkpoint_has_no_instability_and_no_cut(bench: Workbench) -> None:
         for path in ("assignments.parquet", "centroids.parquet", "absent.parquet"):
             output.data(path, clustered.read(path))
 
-    inputs["cluster"] = bench.write("cluster", fill)
+    inputs["cluster"] = bench.write("cluster", fill, section=CLUSTERED)
     inputs["proxy"] = bench.write(
         "train_proxy", lambda output: output.json("positions.json", [{"checkpoint": 1, "fraction": 1.0}])
     )
