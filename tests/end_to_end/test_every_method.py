@@ -111,6 +111,10 @@ def test_method_runs_from_landing_to_a_manifest_that_holds(line: Line, method: s
     if METHODS[method].clustering:
         num_members = sum(row["num_members"] for row in report["clusters"])
         assert num_members > 2 * sum(row["num_selected"] for row in report["clusters"])
+    clustering = METHODS[method].clustering
+    has_curves = clustering is not None and not SIGNALS[clustering.signal].is_vector
+    curves = report["trajectories"]
+    assert (curves and curves["signal"]) == (clustering.signal if clustering and has_curves else None)
     models = {SIGNALS[need.signal].model for need in needs_of(METHODS[method])}
     planned = {node.spec.name for node in runner.run.nodes.values()}
     assert ("train_proxy" in planned) == ("extract" in planned) == ("proxy" in models)
