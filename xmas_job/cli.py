@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
-from xmas_job import __version__, store_commands
+from xmas_job import __version__, comparison_commands, store_commands
 from xmas_job.console import (
     BudgetOption,
     JsonOption,
@@ -19,13 +15,15 @@ from xmas_job.console import (
     RecipeOption,
     SelectorOption,
     SetOption,
+    expected_error,
+    for_a_launcher,
     print_json,
     print_table,
     read_config,
     read_environment,
 )
 from xmas_job.entrypoints import load_entrypoint
-from xmas_job.errors import TryAgainError, UsageError, XmasError
+from xmas_job.errors import UsageError, XmasError
 from xmas_job.progress import StageBoard
 
 app = typer.Typer(
@@ -39,6 +37,7 @@ demo = typer.Typer(
 )
 app.add_typer(demo, name="demo")
 
+comparison_commands.add_to(app)
 store_commands.add_to(app)
 
 
@@ -128,7 +127,7 @@ def resolve(
     settings: SetOption = None,
 ) -> None:
     """Start a run for a launcher: fix versions and models by content, write run.json, print the stages as JSON."""
-    with _for_a_launcher():
+    with for_a_launcher():
         config = read_config(recipe, budget, method, settings, selector)
         print_json(load_entrypoint("xmas_job.commands.resolve:start")(read_environment(), config, run_id))
 
@@ -143,7 +142,7 @@ def stage(
     ] = None,
 ) -> None:
     """Build or find one stage of a started run. Prints one JSON line; exit codes tell a launcher what to do."""
-    with _for_a_launcher():
+    with for_a_launcher():
         print_json(load_entrypoint("xmas_job.commands.stage:run_stage")(read_environment(), run_id, name, partition))
 
 
@@ -153,7 +152,7 @@ def reuse(
     run_id: Annotated[str, typer.Option("--run", help="Id of a started run.")],
 ) -> None:
     """Take into the run what is there already of a stage, and print what is left to build, as JSON; builds nothing."""
-    with _for_a_launcher():
+    with for_a_launcher():
         print_json(load_entrypoint("xmas_job.commands.reuse:reuse")(read_environment(), run_id, name))
 
 
@@ -208,7 +207,7 @@ def main() -> None:
     except typer.Abort:
         sys.exit(130)
     except (XmasError, OSError) as error:
-        expected = _expected(error)
+        expected = expected_error(error)
         _say_error(expected.message, expected.remedy)
         sys.exit(expected.exit_code)
     except Exception as error:
@@ -218,38 +217,6 @@ def main() -> None:
         if error.format_message():  # else it has shown the help, because there were no arguments
             _say_error(error.format_message(), "See --help.")
         sys.exit(2)
-
-
-@contextmanager
-def _for_a_launcher() -> Iterator[None]:
-    """End with the launcher; an expected error is the last line on stdout, as JSON."""
-    has_parent = load_entrypoint("xmas_job.commands.process:exit_with_parent")()
-    try:
-        yield
-    except (XmasError, OSError) as error:
-        expected = _expected(error)
-        print_json({"error": expected.message, "remedy": expected.remedy, "exit_code": expected.exit_code})
-        if has_parent:  # which says it once, to the person
-            raise typer.Exit(expected.exit_code) from error
-        raise
-
-
-def _expected(error: XmasError | OSError) -> XmasError:
-    """An operating system's refusal as an error with a remedy; other OSErrors are defects and keep their trace."""
-    if isinstance(error, XmasError):
-        return error
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return TryAgainError(
-            f"no space left for {error.filename or 'a file'}: {os.strerror(error.errno)}.",
-            "Free some space, or point XMAS_STORE_ROOT and XMAS_SCRATCH elsewhere; then give the same command again: "
-            "what was finished is kept.",
-        )
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}:
-        return UsageError(
-            f"cannot use {error.filename}: {os.strerror(error.errno)}.",
-            "Check the folders of XMAS_STORE_ROOT and XMAS_SCRATCH and who may read and write there.",
-        )
-    raise error
 
 
 def _progress(stage: dict[str, Any]) -> str:

@@ -139,12 +139,14 @@ class Runner:
         started = time.monotonic()
         node = self.run.nodes[node_id]
         address = self.address(node)
-        with structlog.contextvars.bound_contextvars(run=self.run.run_id, stage=node_id):
-            with noted_failures(self.store, self.run.run_id, node_id, partition):
-                if node.spec.partitioned_by and partition is None:
-                    artifact, status = self._run_partitions(node, address)
-                else:
-                    artifact, status = self._run_unit(_Unit(node, address, partition))
+        with (
+            structlog.contextvars.bound_contextvars(run=self.run.run_id, stage=node_id),
+            noted_failures(self.store, self.run.run_id, node_id, partition),
+        ):
+            if node.spec.partitioned_by and partition is None:
+                artifact, status = self._run_partitions(node, address)
+            else:
+                artifact, status = self._run_unit(_Unit(node, address, partition))
             result = StageResult(node_id, status, time.monotonic() - started, artifact)
             if partition is None:
                 self._note(result)

@@ -39,17 +39,22 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 
-def resolve_run(config: RunConfig, store: Store, run_id: str) -> Run:
+def resolve_run(config: RunConfig, store: Store, run_id: str, known: Mapping[str, Source] | None = None) -> Run:
     """Fill in what the request leaves open, without writing anything.
+
+    Args:
+        config: what is asked for.
+        store: where data has landed.
+        run_id: of the run.
+        known: sources that were looked at already, for runs that share them.
 
     Raises:
         UsageError: if a dataset has not landed, a model folder is not there, or a selector is another encoder's.
     """
     literal = _with_versions(config, store)
+    known = known or {}
     found = {
-        identifier: _landing(store, literal, name)
-        if identifier.startswith("landing:")
-        else _model(store, name, identifier)
+        identifier: known.get(identifier) or _source(store, literal, identifier, name)
         for identifier, name in pipeline.sources(literal).items()
     }
     if "model:selector" in found:
@@ -59,17 +64,23 @@ def resolve_run(config: RunConfig, store: Store, run_id: str) -> Run:
     return Run(run_id, literal, found, utc_now())
 
 
-def start_run(config: RunConfig, store: Store, run_id: str) -> Run:
+def start_run(config: RunConfig, store: Store, run_id: str, known: Mapping[str, Source] | None = None) -> Run:
     """Resolve the request and write it down; a run that was started goes on with what was resolved then.
+
+    Args:
+        config: what is asked for.
+        store: where.
+        run_id: of the run.
+        known: as of `resolve_run`.
 
     Raises:
         UsageError: as `resolve_run`, or if the run was started with another configuration, or if the store does not
             keep create-only puts.
     """
-    key = _checked_key(run_id)
+    key = run_key(checked_id(run_id))
     if not store.exists(key):
         probe(store)
-        store.create(key, canonical_json(_to_json(config, resolve_run(config, store, run_id))) + b"\n")
+        store.create(key, canonical_json(_to_json(config, resolve_run(config, store, run_id, known))) + b"\n")
     enter(store, run_id)
     request = _read(store, run_id, lambda raw: validate_config(raw["request"], where=f"run {run_id}"))
     if request != config:
@@ -111,7 +122,7 @@ def read_run(store: Store, run_id: str) -> Run:
         return Run(raw["run_id"], validate_config(raw["config"], where=f"run {run_id}"), found, raw["created_at"])
 
     try:
-        _checked_key(run_id)
+        checked_id(run_id)
         return _read(store, run_id, parse)
     except FileNotFoundError:
         raise UsageError(
@@ -155,10 +166,18 @@ def _to_json(request: RunConfig, run: Run) -> Mapping[str, Json]:
     }
 
 
-def _checked_key(run_id: str) -> str:
+def checked_id(run_id: str) -> str:
+    """The id of a run or a comparison, if it can be part of a key.
+
+    Raises:
+        UsageError: if it cannot.
+    """
     if not RUN_ID_PATTERN.fullmatch(run_id):
-        raise UsageError(f"run id {run_id!r} has characters that are no part of a key.", "Use letters, digits and _.+-")
-    return run_key(run_id)
+        raise UsageError(
+            f"run id {run_id!r} is longer than 200 characters or has some that are no part of a key.",
+            "Use letters, digits and _.+-",
+        )
+    return run_id
 
 
 def _with_versions(config: RunConfig, store: Store) -> RunConfig:
@@ -194,6 +213,10 @@ def landed_version(store: Store, dataset: str) -> str:
 def _natural(version: str) -> list[tuple[bool, int, str]]:
     """Order in which v10 comes after v9."""
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", version)]
+
+
+def _source(store: Store, config: RunConfig, identifier: str, name: str) -> Source:
+    return _landing(store, config, name) if identifier.startswith("landing:") else _model(store, name, identifier)
 
 
 def _landing(store: Store, config: RunConfig, dataset: str) -> Source:

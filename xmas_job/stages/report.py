@@ -193,7 +193,7 @@ def _evaluation(io: StageIO, asked: str) -> Evaluation:
     for artifact in io.artifacts["scores"]:
         arm, seed = split_training_key(artifact.node_id.partition(":")[2])
         name = asked if arm == SUBSET else arm.partition(".")[0]
-        scores += _scores(artifact, name, seed)
+        scores += scores_of(artifact, name, seed)
         correct.setdefault(name, []).append(
             read_table(artifact, "predictions.parquet", PREDICTIONS, ["correct"])["correct"].to_numpy()
         )
@@ -210,7 +210,8 @@ def _evaluation(io: StageIO, asked: str) -> Evaluation:
     return Evaluation(tuple(scores), (comparison,))
 
 
-def _scores(artifact: Artifact, arm: str, seed: int) -> Sequence[Score]:
+def scores_of(artifact: Artifact, arm: str, seed: int) -> Sequence[Score]:
+    """What `evaluate` found: of the whole benchmark and of its sources."""
     return [
         Score(
             arm=arm,
