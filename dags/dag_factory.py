@@ -15,7 +15,7 @@ import structlog
 from airflow.sdk import TaskGroup, TriggerRule, get_current_context, task
 from airflow.sdk.definitions.context import Context
 from airflow.sdk.definitions.xcom_arg import XComArg
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from launching import Launcher, Unit, call, run_id_of, unit_name
 
 from xmas_job.alerts.failure import Failure, send
@@ -32,6 +32,8 @@ LAUNCHERS = {
     "kubernetes": "launch_kubernetes:kubernetes",
 }
 """By name of module and function: a launcher's provider is wanted only where it is used."""
+BUDGET = r"^(?=.*[1-9])((0*(100(\.0+)?|\d{1,2}(\.\d+)?)|\.\d+)%|0*\.\d+|\d+)$"
+"""A share above 0 and up to 100 %, a fraction below 1, or a count."""
 LOOK_TIMEOUT = timedelta(minutes=30)
 """Of the tasks that look and start no stage. They list landed data and digest models, which may be large."""
 
@@ -86,6 +88,16 @@ def _add_stage(spec: StageSpec, before: list[XComArg], launcher: Launcher) -> li
 def _reuse(spec: StageSpec) -> list[Unit]:
     units: list[Unit] = call("reuse", spec.name, "--run", run_id_of(get_current_context()))["to_build"]
     return units
+
+
+def known_params(params: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse a key that is none of a DAG's params; Airflow itself lets a misspelt one pass.
+
+    Raises:
+        AirflowFailException: naming it.
+    """
+    if unknown := sorted(set(params) - set(known)):
+        raise AirflowFailException(f"unknown params {unknown}. Known: {', '.join(known)}.")
 
 
 def alert(context: Context) -> None:

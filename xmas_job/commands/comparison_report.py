@@ -41,9 +41,8 @@ def report_comparison(environment: Environment, comparison_id: str) -> dict[str,
     """
     store = open_store(environment.store_root)
     comparison = read_comparison(store, comparison_id)
-    runners = {
-        entry: Runner(store, environment, read_run(store, comparison.run_id(entry))) for entry in comparison.running
-    }
+    runs = {entry.name: read_run(store, comparison.run_id(entry)) for entry in comparison.running}
+    runners = {name: Runner(store, environment, run) for name, run in runs.items()}
     numbers = build_comparison(_facts(store, comparison, runners))
     key = f"{folder(comparison_id)}/report"
     store.put(f"{key}/report.json", canonical_json(numbers))
@@ -56,14 +55,14 @@ def report_comparison(environment: Environment, comparison_id: str) -> dict[str,
     }
 
 
-def _facts(store: Store, comparison: Comparison, runners: dict[Entry, Runner]) -> ComparisonFacts:
-    first, runner = next(iter(runners.items()))
-    config = runner.run.config
+def _facts(store: Store, comparison: Comparison, runners: dict[str, Runner]) -> ComparisonFacts:
+    run = next(iter(runners.values())).run
+    config = run.config
     compared = config.comparison
-    references = [_random(runners, budget) for budget in comparison.budgets] if compared else []
+    references = [_random(comparison, runners, budget) for budget in comparison.budgets] if compared else []
     if compared and compared.with_full:
         references.append(_arm(FULL, "", list(runners.values()), [FULL], [f"{FULL}/0"]))
-    recipe = unquote(f"{store.uri}/{recipe_key(comparison.run_id(first))}".removeprefix("file://"))
+    recipe = unquote(f"{store.uri}/{recipe_key(run.run_id)}".removeprefix("file://"))
     command = f"xmas-job compare --recipe {shlex.quote(recipe)} --methods {shlex.quote(','.join(comparison.methods))}"
     return ComparisonFacts(
         comparison_id=comparison.comparison_id,
@@ -73,7 +72,7 @@ def _facts(store: Store, comparison: Comparison, runners: dict[Entry, Runner]) -
         num_seeds=compared.num_seeds if compared else None,
         budgets=comparison.budgets,
         contenders=tuple(
-            _contender(store, entry, runners[entry]) if entry in runners else _refused(entry)
+            _contender(store, entry, runners[entry.name]) if entry.name in runners else _refused(entry)
             for entry in comparison.entries
         ),
         references=tuple(references),
@@ -122,9 +121,9 @@ def _num_seeds(runner: Runner) -> int:
     return compared.num_seeds if compared else 0
 
 
-def _random(runners: dict[Entry, Runner], budget: str) -> Arm:
+def _random(comparison: Comparison, runners: dict[str, Runner], budget: str) -> Arm:
     """The random draws of one budget: equal in all its runs, so taken from whichever has them."""
-    found = [runner for entry, runner in runners.items() if entry.budget == budget]
+    found = [runners[entry.name] for entry in comparison.running if entry.budget == budget]
     draws = [f"{RANDOM}.{seed}" for seed in range(_num_seeds(found[0]))] if found else []
     return _arm(RANDOM, budget, found, draws, [f"{draw}/{seed}" for seed, draw in enumerate(draws)])
 

@@ -70,7 +70,17 @@ def entries(request: Request) -> list[Entry]:
     references = (RANDOM, FULL) if recipe.comparison else (FULL,)
     methods = [method for method in request.methods if method not in references] or [RANDOM]
     signals = shared_signals(methods, recipe)
-    found = [_entry(request, method, budget, signals, text) for method in methods for budget in request.budgets]
+    shared: dict[str, object] = {"channel": CHANNEL, "extract.signals": signals}
+    if request.num_seeds is not None:
+        shared["comparison.num_seeds"] = request.num_seeds
+    if FULL in request.methods:
+        shared["comparison.with_full"] = True
+    own = _method_of_recipe(request, text)
+    found = []
+    for method in methods:
+        # The recipe's parameters are of its own method.
+        settings = {**shared, "select.method": method, **({} if method == own else {"select.params": {}})}
+        found += [_entry(request, method, budget, settings, text) for budget in request.budgets]
     if all(entry.config is None for entry in found):
         reasons = {entry.error: entry.remedy for entry in found}
         raise UsageError(" ".join(reasons), next(iter(reasons.values())))
@@ -83,21 +93,10 @@ def shared_signals(methods: Sequence[str], recipe: RunConfig) -> tuple[str, ...]
     return tuple(sorted({*recipe.extract.signals, *(needed & set(EXTRACTED))}))
 
 
-def _entry(request: Request, method: str, budget: str, signals: tuple[str, ...], text: bytes | None) -> Entry:
-    own: dict[str, object] = {
-        "select.method": method,
-        "publish.budget": budget,
-        "channel": CHANNEL,
-        "extract.signals": signals,
-    }
-    if request.num_seeds is not None:
-        own["comparison.num_seeds"] = request.num_seeds
-    if FULL in request.methods:
-        own["comparison.with_full"] = True
-    if method != _method_of_recipe(request, text):
-        own["select.params"] = {}  # those of the recipe are of its own method
+def _entry(request: Request, method: str, budget: str, settings: dict[str, object], text: bytes | None) -> Entry:
+    overrides = _overrides({**settings, "publish.budget": budget})
     try:
-        config = load_config(request.recipe, [*request.settings, *_overrides(own)], text)
+        config = load_config(request.recipe, [*request.settings, *overrides], text)
     except UsageError as error:
         return Entry(method, budget, None, error.message, error.remedy)
     return Entry(method, budget, config)
