@@ -40,7 +40,7 @@ def ancestors(task: str, tasks: dict[str, Any]) -> set[str]:
 
 def test_folder_has_no_import_error(facts: dict[str, Any]) -> None:
     assert facts["import_errors"] == {}
-    assert facts["dags"] == ["xmas_selection"]
+    assert facts["dags"] == ["xmas_comparison", "xmas_selection"]
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ def test_differences_are_to_random_and_verdicts_hold_for_all_at_once(numbers):
     assert numbers["headline"] == {
         "verdict": "no difference",
         "counted": {"better": 0, "worse": 0, "no difference": 3},
+        "alone": {"better": 1, "worse": 0},
         "num_without": 1,
     }
 
@@ -141,10 +142,17 @@ def test_page_is_the_same_from_numbers_read_back_from_json(numbers, html):
 def test_page_shows_losers_references_and_what_could_not_run(html):
     page = Page(html)
     assert "= No difference to random shown, in 3 comparisons" in page.text
-    table = page.text[page.text.index("p (Holm) verdict") :]
-    order = [table.index(f"25% {name}") for name in ("full", "gains", "same", "loses", "ofa")]
+    table = page.text[page.text.index("p (Holm) relative") :]
+    lines = [
+        "full reference 0.750",
+        "gains better, taken alone 0.583 +0.333",
+        "same no difference 0.250",
+        "loses no difference 0.000",
+        "ofa refused –",
+    ]
+    order = [table.index(line) for line in lines]
     assert order == sorted(order)  # the best mean first, what has none last
-    assert "no difference (better, were it the only one)" in page.text
+    assert "Taken alone, 1 would count as better and 0 as worse; luck by itself makes about 0.2 of 3" in page.text
     assert "25% ofa refused needs a <selector>. Train one." in page.text
     assert "Two subsets drawn blindly share 25%." in page.text
     assert "56.0 s. Without sharing it would be 1 min 30 s" in page.text

@@ -158,7 +158,9 @@ def _headline(results: Sequence[Json]) -> Json:
     counted = {verdict: verdicts.count(verdict) for verdict in ("better", "worse", "no difference")}
     shown = [verdict for verdict in ("better", "worse") if counted[verdict]]
     verdict = "not measured" if not verdicts else "mixed" if len(shown) > 1 else shown[0] if shown else "no difference"
-    return {"verdict": verdict, "counted": counted, "num_without": len(results) - len(verdicts)}
+    taken_alone = [result["difference"]["alone"] for result in results if result["difference"]]
+    alone = {verdict: taken_alone.count(verdict) for verdict in ("better", "worse")}
+    return {"verdict": verdict, "counted": counted, "alone": alone, "num_without": len(results) - len(verdicts)}
 
 
 def _overlap(budget: str, facts: ComparisonFacts) -> Json | None:

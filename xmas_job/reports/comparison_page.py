@@ -9,10 +9,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from xmas_job.reports import comparison_charts as charts
+from xmas_job.reports.charts import short_label
 from xmas_job.reports.page import ABSENT, figure, number, template
 from xmas_job.reports.verdict import signed
 
 Json = dict[str, Any]
+
+MAX_ON_TOP = 8
+"""Intervals that fit beside the verdict; more stand among the scores."""
+
+MAX_NAME = 40
 
 _TITLES = {
     "better": "▲ {better} of {all} better than random",
@@ -27,15 +33,16 @@ def render(numbers: Json) -> str:
     """The page for the numbers of `build_comparison` (or the same read back from report.json)."""
     counted = numbers["headline"]["counted"]
     title = _TITLES[numbers["headline"]["verdict"]].format(**counted, all=numbers["num_comparisons"])
-    rows = [row for budget in numbers["comparison"]["budgets"] for row in _rows(numbers, budget)]
-    tested = [row for row in rows if row.get("difference")]
+    tables = {budget: _rows(numbers, budget) for budget in numbers["comparison"]["budgets"]}
+    tested = [row for rows in tables.values() for row in rows if row.get("difference")]
     return template("comparison.html.j2").render(
         **numbers,
         verdict_title=title,
-        rows=[{**row, **_cells(row)} for row in rows],
+        tables={budget: [{**row, **_cells(row)} for row in rows] for budget, rows in tables.items()},
         without=[row for row in numbers["results"] if row["error"]],
         runs=[row for row in numbers["results"] if row["run_id"]],
         interval_chart=_interval_chart(tested),
+        is_chart_on_top=0 < len(tested) <= MAX_ON_TOP,
         overlap_charts=[_overlap_chart(overlap) for overlap in numbers["overlaps"]],
         family_charts=[_family_chart(family) for family in numbers["families"]],
         cost_chart=_cost_chart(numbers["costs"]["rows"]),
@@ -47,7 +54,7 @@ def _rows(numbers: Json, budget: str) -> list[Json]:
     """Methods and references of one budget, the best mean first, those without one last."""
     found = [row for row in (*numbers["results"], *numbers["references"]) if row["budget"] in {budget, ""}]
     return [
-        {**row, "shown_budget": budget, "is_reference": "state" not in row}
+        {**row, "is_reference": "state" not in row}
         for row in sorted(found, key=lambda row: (row["mean"] is None, -(row["mean"] or 0.0)))
     ]
 
@@ -57,6 +64,7 @@ def _cells(row: Json) -> Json:
     found = row.get("difference")
     mean, relative = row["mean"], row["relative"]
     return {
+        "label": short_label(row["method"], MAX_NAME),
         "mean_text": ABSENT if mean is None else f"{mean:.3f}",
         "relative_text": ABSENT if relative is None else f"{relative:.1f}%",
         "difference_text": signed(found["mean"]) if found else ABSENT,
@@ -72,11 +80,11 @@ def _p(value: float) -> str:
 
 def _verdict(row: Json) -> str:
     if row["is_reference"]:
-        return "what the others are compared with" if row["method"] == "random" else "the whole pool, trained once"
+        return "reference"
     if row["difference"] is None:
         return str(row["state"]) if row["error"] else "not measured"
     verdict, alone = row["difference"]["verdict"], row["difference"]["alone"]
-    return str(verdict) if verdict == alone else f"{verdict} ({alone}, were it the only one)"
+    return str(verdict) if verdict == alone else f"{alone}, taken alone"
 
 
 def _interval_chart(rows: Sequence[Json]) -> Json | None:
