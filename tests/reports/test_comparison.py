@@ -179,6 +179,12 @@ def test_page_before_anything_has_run_says_so(facts):
     assert "Nothing has been built yet." in page.text
 
 
+def test_method_of_ones_own_goes_by_its_class_where_room_is_short():
+    assert comparison_charts.method_label("a.b:Mine") == "a.b:Mine"
+    assert comparison_charts.method_label("my_methods.selection:Mine") == "Mine"
+    assert comparison_charts.method_label("a:" + "M" * 30) == "M" * 21 + "…"
+
+
 def test_charts_mark_verdicts_and_keep_negative_cells_apart(numbers):
     tested = [row for row in numbers["results"] if row["difference"]]
     better = {**tested[1], "difference": {**tested[1]["difference"], "verdict": "better"}}

@@ -20,6 +20,11 @@ _PURPOSES = {"data": POOL, "proxy": ARM_4, "signals": KEPT, "choice": ARM_3}
 _LABEL = 22
 
 
+def method_label(name: str) -> str:
+    """A method or family on one short line; of "module:class", the class."""
+    return short_label(name if len(name) <= _LABEL else name.rpartition(":")[2], _LABEL)
+
+
 def intervals(rows: Sequence[Json]) -> str:
     """One interval a method and budget: a filled triangle where the verdict is a difference, else hollow."""
     return draw((430, 66 + 24 * len(rows)), _plot_intervals, rows)
@@ -45,7 +50,7 @@ def _plot_intervals(axes: Axes, rows: Sequence[Json]) -> None:
 
 
 def _row_label(row: Json) -> str:
-    return f"{short_label(row['method'], _LABEL)} {row['budget']}"
+    return f"{method_label(row['method'])} {row['budget']}"
 
 
 def overlaps(overlap: Json) -> str:
@@ -85,8 +90,8 @@ def _plot_cells(
             axes.text(column, place, texts[place][column], ha="center", va="center", color=INK, fontsize=11)
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xticks(range(len(columns)), [short_label(name, _LABEL) for name in columns], rotation=40, ha="right")
-    axes.set_yticks(range(len(rows)), [short_label(name, _LABEL) for name in rows])
+    axes.set_xticks(range(len(columns)), [method_label(name) for name in columns], rotation=40, ha="right")
+    axes.set_yticks(range(len(rows)), [method_label(name) for name in rows])
     axes.tick_params(length=0)
     axes.grid(visible=False)
     axes.spines[["left", "bottom"]].set_visible(False)

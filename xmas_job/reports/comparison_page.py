@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from xmas_job.reports import comparison_charts as charts
-from xmas_job.reports.charts import short_label
 from xmas_job.reports.page import ABSENT, figure, number, template
 from xmas_job.reports.verdict import signed
 
@@ -17,8 +16,6 @@ Json = dict[str, Any]
 
 MAX_ON_TOP = 8
 """Intervals that fit beside the verdict; more stand among the scores."""
-
-MAX_NAME = 40
 
 _TITLES = {
     "better": "▲ {better} of {all} better than random",
@@ -64,7 +61,7 @@ def _cells(row: Json) -> Json:
     found = row.get("difference")
     mean, relative = row["mean"], row["relative"]
     return {
-        "label": short_label(row["method"], MAX_NAME),
+        "label": charts.method_label(row["method"]),
         "mean_text": ABSENT if mean is None else f"{mean:.3f}",
         "relative_text": ABSENT if relative is None else f"{relative:.1f}%",
         "difference_text": signed(found["mean"]) if found else ABSENT,
@@ -120,10 +117,15 @@ def _family_chart(family: Json) -> Json:
     )
     counts = [found["num_examples"] for found in family["sources"]]
     caption = (
-        f"Score minus random's, in points of 100, over {min(counts):,} to {max(counts):,} held-out examples a family. "
+        f"Score minus random's, in points of 100, over {_range(counts)} held-out examples a family. "
         "No test is made here: single families are a hint of where a difference comes from, not a finding."
     )
     return figure(f"{family['budget']}: by family", charts.families(family), alt=alt, caption=caption)
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _cost_chart(rows: Sequence[Json]) -> Json | None:
