@@ -45,6 +45,10 @@ def contender(name: str, subset: str, *costs: StageCost) -> Contender:
 
 @pytest.fixture(scope="session")
 def facts() -> ComparisonFacts:
+    return make_facts()
+
+
+def make_facts() -> ComparisonFacts:
     return ComparisonFacts(
         comparison_id="c",
         created_at="2026-01-02T03:04:05+00:00",
