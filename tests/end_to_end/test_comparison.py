@@ -42,7 +42,7 @@ def test_killed_comparison_goes_on_and_its_repetition_builds_nothing(landed: Wor
     command = ("compare", "--recipe", str(world.recipe), *COMMAND)
     process = world.start(*command, variables=VARIABLES)
     trained = world.store / "artifacts/train_target"
-    wait_until(lambda: any(trained.glob("*/record.json")), "the first training")
+    wait_until(lambda: any(trained.glob("*/lease/*.json")), "the first training to begin")
     process.send_signal(signal.SIGKILL)
     process.communicate()  # to the end of its pipes, which its children hold too
     assert process.returncode == -signal.SIGKILL

@@ -61,7 +61,7 @@ def overlaps(overlap: Json) -> str:
         for row in range(size)
     ]
     texts = [[f"{100 * value:.0f}" for value in row] for row in cells]
-    return draw((150 + 42 * size, 110 + 30 * size), _plot_cells, cells, texts, names, names)
+    return draw((max(430, 150 + 42 * size), 110 + 30 * size), _plot_cells, cells, texts, names, names)
 
 
 def families(family: Json) -> str:
@@ -71,7 +71,7 @@ def families(family: Json) -> str:
     cells = [[value / reach for value in row["differences"]] for row in rows]
     texts = [[f"{100 * value:+.0f}".replace("-", "−") for value in row["differences"]] for row in rows]
     sources = [found["source"] for found in family["sources"]]
-    size = (150 + 42 * len(sources), 130 + 28 * len(rows))
+    size = (max(430, 150 + 42 * len(sources)), 130 + 28 * len(rows))
     return draw(size, _plot_cells, cells, texts, [row["method"] for row in rows], sources)
 
 
