@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xmas_job.catalog.methods import find_method
+from xmas_job.catalog.needs import needs_of, parse_needs, united, written
 from xmas_job.catalog.signals import EXTRACTED
 from xmas_job.commands.resolve import read_recipe
 from xmas_job.config import RunConfig
@@ -89,8 +90,8 @@ def entries(request: Request) -> list[Entry]:
 
 def shared_signals(methods: Sequence[str], recipe: RunConfig) -> tuple[str, ...]:
     """What extraction computes in every run, so that they share it: what the recipe names and any method needs."""
-    needed = {signal for method in methods for signal in find_method(method).signal_names}
-    return tuple(sorted({*recipe.extract.signals, *(needed & set(EXTRACTED))}))
+    needed = [need for method in methods for need in needs_of(find_method(method)) if need.signal in EXTRACTED]
+    return written(united((*needed, *parse_needs(recipe.extract.signals))))
 
 
 def _entry(request: Request, method: str, budget: str, settings: dict[str, object], text: bytes | None) -> Entry:
