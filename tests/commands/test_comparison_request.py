@@ -76,8 +76,10 @@ def test_signals_are_those_of_the_recipe_and_of_all_methods() -> None:
 
 
 def test_every_run_extracts_the_signals_of_all() -> None:
-    xmas, other = configs(asked("xmas", BACKWARDS, settings=('extract.signals=["loss"]',)))
-    assert xmas.extract.signals == other.extract.signals == ("alignment", "loss")
+    nodes = [node for config in configs(asked("xmas", "el2n", BACKWARDS)) for node in plan(config)]
+    extract, other = [node for node in nodes if node.spec.name == "extract"]
+    assert extract.section.identity()["signals"] == ["alignment", "el2n@last"]
+    assert (extract.section, extract.inputs) == (other.section, other.inputs)
 
 
 def test_parameters_of_the_recipe_stay_with_its_own_method(tmp_path: Path) -> None:
