@@ -300,3 +300,15 @@ def test_release_writes_page_and_numbers_of_this_run(bench: Workbench) -> None:
     before = (page, numbers)
     report.release(made, run, "")
     assert ((folder / "index.html").read_text(), json.loads((folder / "report.json").read_bytes())) == before
+
+
+@pytest.mark.parametrize(
+    ("full", "arp"), [([1, 0, 1, 0], {"xmas": 50.0, "random": 100.0, "full": 100.0}), ([0] * 4, None)]
+)
+def test_relative_performance_is_there_where_the_whole_pools_target_scores(
+    bench: Workbench, full: list[int], arp: dict[str, float] | None
+) -> None:
+    correct = {"subset/0": [1, 0, 0, 0], "random.0/0": [0, 1, 1, 0], "full/0": full}
+    inputs = {**line(bench), "scores": tuple(scores(bench, correct))}
+    evaluation = numbers_of(bench.run(report.run, ReportConfig(), **inputs))["evaluation"]
+    assert evaluation["average_relative_performance"] == arp

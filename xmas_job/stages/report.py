@@ -89,12 +89,17 @@ def release(artifact: Artifact, run: Run, _: str) -> None:
     store.put(f"{folder}/index.html", render(numbers).encode())
 
 
-def _relative_performance(evaluation: dict[str, Any]) -> dict[str, float]:
-    """ARP of every arm in percent of the target that was trained on the whole pool."""
+def _relative_performance(evaluation: dict[str, Any]) -> dict[str, float] | None:
+    """ARP of every arm in percent of the target that was trained on the whole pool.
+
+    None where that one scores 0 somewhere: a ratio to it means nothing, and the trainings were paid for all the same.
+    """
     scores: dict[str, dict[str, float]] = {arm: {} for arm in evaluation["arms"]}
     for benchmark in evaluation["benchmarks"]:
         for arm in benchmark["arms"]:
             scores[arm["arm"]][benchmark["benchmark"]] = arm["mean"]
+    if not all(full > 0 for full in scores[FULL].values()):
+        return None
     return {arm: average_relative_performance(own, scores[FULL]) for arm, own in scores.items()}
 
 
