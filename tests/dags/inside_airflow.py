@@ -46,12 +46,13 @@ def facts() -> dict[str, Any]:
     import airflow.sdk  # noqa: F401
 
     after_airflow, before = time.perf_counter(), set(sys.modules)
-    import xmas_selection
+    import xmas_selection  # noqa: F401
 
     parsed = {"seconds": time.perf_counter() - after_airflow, "modules": sorted(set(sys.modules) - before)}
     parsed["seconds_of_airflow"] = after_airflow - started
 
     import launching
+    import selection_request
     from airflow.dag_processing.dagbag import BundleDagBag
     from airflow.serialization.serialized_objects import DagSerialization
 
@@ -68,8 +69,8 @@ def facts() -> dict[str, Any]:
         "tasks": {task.task_id: _task(task) for task in dag.tasks},
         "tasks_after_a_round_trip": sorted(DagSerialization.from_dict(json.loads(json.dumps(data))).task_dict),
         "serialized": json.dumps(data),
-        "budget": xmas_selection.BUDGET,
-        "confs": [_answer(dag, conf, xmas_selection.request) for conf in CONFS],
+        "budget": selection_request.BUDGET,
+        "confs": [_answer(dag, conf, selection_request.request) for conf in CONFS],
         "outcomes": {kind.__name__: type(launching.outcome_of(kind("what", "remedy"))).__name__ for kind in kinds},
         "message": str(launching.outcome_of(errors.BadDataError("what.", "remedy."))),
     }
