@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from urllib.parse import quote
 
 import structlog
@@ -16,7 +17,7 @@ from launching import exit_code_of, run_id_of
 
 from xmas_job.alerts.alert import Alert
 from xmas_job.alerts.rules import failure_rule
-from xmas_job.commands.tell import forget, has_been_told, tell
+from xmas_job.commands.tell import forget, has_told_why, tell
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import load_environment
 
@@ -29,17 +30,20 @@ def alert_task(context: Context) -> None:
     stage = str(context.get("unit") or instance.task_id.partition(".")[0])
     error = str(context.get("exception") or ENDED)
     run = run_id_of(context)
-    # By name: it reads records, and the DAG file is parsed all day.
-    rule_of_failure = load_entrypoint("xmas_job.commands.watch:rule_of_failure")
-    rule = rule_of_failure(load_environment(), run, stage.partition(" partition ")[0], exit_code_of(error))
-    _tell(Alert(rule, run, stage, error, _retry(context), instance.log_url))
+    environment, code = load_environment(), exit_code_of(error)
+    alert = Alert(failure_rule(code), run, stage, error, _retry(context), instance.log_url)
+    if environment.alert_urls:
+        # By name: it reads records, and the DAG file is parsed all day.
+        exact = load_entrypoint("xmas_job.commands.watch:rule_of_failure")
+        alert = replace(alert, rule=exact(environment, run, alert.node, code))
+    _tell(alert)
 
 
 def alert_run(context: Context) -> None:
-    """Failure callback of a run: told only if nothing of it was told before, as when a worker died with its task."""
+    """Failure callback of a run: told only if no task of it said why, as when a worker died with its task."""
     run = run_id_of(context)
-    if not has_been_told(load_environment(), run):
-        error = str(context.get("reason") or "a task of it failed") + "; nothing was told of its tasks."
+    if not has_told_why(load_environment(), run):
+        error = str(context.get("reason") or "a task of it failed") + "; no task of it has told why."
         page = f"{conf.get('api', 'base_url')}/dags/{context['dag_run'].dag_id}/runs/{quote(context['dag_run'].run_id)}"
         _tell(Alert("run_failed", run, "", error, _retry(context), page))
 

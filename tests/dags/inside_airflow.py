@@ -65,6 +65,8 @@ def facts() -> dict[str, Any]:
     return {
         "import_errors": bag.import_errors,
         "dags": sorted(bag.dags),
+        "schedules": {name: _schedule(found) for name, found in bag.dags.items()},
+        "landing_params": bag.dags["xmas_landing"].params.dump() if "xmas_landing" in bag.dags else None,
         "parsed": parsed,
         "tasks": {task.task_id: _task(task) for task in dag.tasks},
         "tasks_after_a_round_trip": sorted(DagSerialization.from_dict(json.loads(json.dumps(data))).task_dict),
@@ -73,6 +75,23 @@ def facts() -> dict[str, Any]:
         "confs": [_answer(dag, conf, selection_request.request) for conf in CONFS],
         "outcomes": {kind.__name__: type(launching.outcome_of(kind("what", "remedy"))).__name__ for kind in kinds},
         "message": str(launching.outcome_of(errors.BadDataError("what.", "remedy."))),
+    }
+
+
+def _schedule(dag: Any) -> dict[str, Any]:
+    """What starts runs of the DAG: the clock, assets, and the triggers that watch for those."""
+    timetable = dag.timetable
+    clock = getattr(timetable, "timetable", timetable)
+    delta = getattr(clock, "delta", None)
+    condition = getattr(timetable, "asset_condition", None)
+    assets = [asset for _, asset in condition.iter_assets()] if condition else []
+    triggers = [watcher.trigger.serialize() for asset in assets for watcher in asset.watchers]
+    return {
+        "seconds": delta.total_seconds() if delta else None,
+        "assets": [asset.name for asset in assets],
+        "triggers": [{"class": name, **arguments} for name, arguments in triggers],
+        "is_paused_at_first": dag.is_paused_upon_creation,
+        "max_active_runs": dag.max_active_runs,
     }
 
 

@@ -18,6 +18,8 @@ HEADLINES: Mapping[str, str] = {
     "cluster_skew": "skewed clusters in run {run}",
 }
 """Every rule, and the first line of what it tells."""
+FAILURES = ("task_failed", "gate_failed", "budget_unreachable")
+"""The rules that say why a run failed."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 
-from xmas_job.alerts.alert import Alert
+from xmas_job.alerts.alert import FAILURES, Alert
 from xmas_job.alerts.receivers import send
 from xmas_job.environment import Environment
 from xmas_job.errors import XmasError
@@ -17,7 +17,6 @@ from xmas_job.fingerprint import canonical_json
 from xmas_job.logs import get_logger
 from xmas_job.storage.journal import alert_key, alerts_folder, utc_now
 from xmas_job.storage.roots import open_store
-from xmas_job.storage.store import Entry
 
 logger = get_logger(__name__)
 
@@ -42,12 +41,12 @@ def tell(environment: Environment, alert: Alert) -> bool:
     return is_told
 
 
-def has_been_told(environment: Environment, run: str) -> bool:
-    """Whether anything of the run has been told; False if the store does not answer."""
-    told: list[Entry] = []
+def has_told_why(environment: Environment, run: str) -> bool:
+    """Whether it has been told why the run failed; False if the store does not answer."""
+    told: list[str] = []
     with out_of_the_way():
-        told += open_store(environment.store_root).list(alerts_folder(run))
-    return bool(told)
+        told += [entry.key for entry in open_store(environment.store_root).list(alerts_folder(run))]
+    return any(key.rpartition("/")[2].partition(".")[0] in FAILURES for key in told)
 
 
 def forget(environment: Environment, run: str) -> None:
