@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, DeltaTriggerTimetable, task
-from dag_factory import LOOK_TIMEOUT
+from dag_factory import LOOK_TIMEOUT, NUM_RETRIES, RETRY_DELAY
 from launching import call
 from telling import alert_look, all_is_well
 
@@ -21,7 +21,12 @@ with DAG(
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
-    default_args={"on_failure_callback": alert_look, "on_success_callback": all_is_well},
+    default_args={
+        "retries": NUM_RETRIES,
+        "retry_delay": RETRY_DELAY,
+        "on_failure_callback": alert_look,
+        "on_success_callback": all_is_well,
+    },
     tags=["xmas_job"],
 ) as dag:
 
