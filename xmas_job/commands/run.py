@@ -51,10 +51,9 @@ def run_line(
         line.run()
     except (XmasError, OSError) as error:
         tell_of_failure(environment, run, line.failed, error)
+        tell_of_run(environment, run)
         raise
-    finally:
-        if environment.alert_urls:
-            tell_of_run(environment, run)
+    tell_of_run(environment, run)
     return describe(store, run)
 
 

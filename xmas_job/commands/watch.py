@@ -64,6 +64,8 @@ def alerts_of_run(environment: Environment, run: Run) -> list[Alert]:
 
 def tell_of_failure(environment: Environment, run: Run, stage: str, error: XmasError | OSError) -> None:
     """Tell that a stage of a run without a scheduler has failed."""
+    if not environment.alert_urls:
+        return
     with out_of_the_way():
         store = open_store(environment.store_root)
         code = error.exit_code if isinstance(error, XmasError) else XmasError.exit_code
@@ -74,6 +76,8 @@ def tell_of_failure(environment: Environment, run: Run, stage: str, error: XmasE
 
 def tell_of_run(environment: Environment, run: Run) -> None:
     """Tell what the rules say of a run."""
+    if not environment.alert_urls:  # and leave the store alone
+        return
     with out_of_the_way():
         for alert in alerts_of_run(environment, run):
             tell(environment, alert)
