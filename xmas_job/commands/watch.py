@@ -63,15 +63,17 @@ def alerts_of_run(environment: Environment, run: Run) -> list[Alert]:
 
 
 def tell_of_failure(environment: Environment, run: Run, stage: str, error: XmasError | OSError) -> None:
-    """Tell that a stage of a run without a scheduler has failed."""
+    """Tell that a stage of a run without a scheduler has failed.
+
+    Its report, the last stage, is not there to link to. The store may be what failed: it is asked for as little as can be.
+    """
     if not environment.alert_urls:
         return
     with out_of_the_way():
         store = open_store(environment.store_root)
         code = error.exit_code if isinstance(error, XmasError) else XmasError.exit_code
         rule = rule_of_failure(environment, run.run_id, stage, code)
-        retry = rerun_command(store, run.run_id)
-        tell(environment, Alert(rule, run.run_id, stage, str(error), retry, report_link(store, run.run_id)))
+        tell(environment, Alert(rule, run.run_id, stage, str(error), rerun_command(store, run.run_id)))
 
 
 def tell_of_run(environment: Environment, run: Run) -> None:
