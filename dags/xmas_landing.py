@@ -79,6 +79,7 @@ with DAG(
         task_id="select",
         trigger_dag_id="xmas_selection",
         trigger_run_id=looked["run"],
+        logical_date=None,  # what is selected depends on no date
         conf=looked["conf"],
         skip_when_already_exists=True,  # the run is there, but has not written into the store yet
         openlineage_inject_parent_info=False,  # the conf stays what it is

@@ -65,7 +65,7 @@ def alerts_of_run(environment: Environment, run: Run) -> list[Alert]:
 def tell_of_failure(environment: Environment, run: Run, stage: str, error: XmasError | OSError) -> None:
     """Tell that a stage of a run without a scheduler has failed.
 
-    Its report, the last stage, is not there to link to. The store may be what failed: it is asked for as little as can be.
+    Its report, the last stage, is not there to link to. The store may be what failed, so little is asked of it.
     """
     if not environment.alert_urls:
         return
