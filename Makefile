@@ -35,7 +35,7 @@ $(VENV)/.airflow: $(VENV)/.installed $(AIRFLOW_LOCK)
 	touch $@
 
 test: setup ## Run the tests that need no engine, server or GPU, but for those of test-line.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not service and not end_to_end"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not service and not end_to_end"
 
 test-line: setup ## Kill a whole line at every point, spoil every call of a run on S3; minutes more.
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m end_to_end

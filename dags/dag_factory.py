@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow.sdk import TaskGroup, TriggerRule, get_current_context, task
 from airflow.sdk.definitions.xcom_arg import XComArg
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from assets import SELECTIONS
 from launching import Launcher, Unit, call, run_id_of, unit_name
 
@@ -29,6 +29,8 @@ LAUNCHERS = {
 """By name of module and function: a launcher's provider is wanted only where it is used."""
 ANNOUNCED = "publish"
 """The stage after which a selection is there for others."""
+BUDGET = r"^(?=.*[1-9])((0*(100(\.0+)?|\d{1,2}(\.\d+)?)|\.\d+)%|0*\.\d+|\d+)$"
+"""A share above 0 and up to 100 %, a fraction below 1, or a count."""
 LOOK_TIMEOUT = timedelta(minutes=30)
 """Of the tasks that look and start no stage. They list landed data and digest models, which may be large."""
 
@@ -104,3 +106,13 @@ def _announce() -> XComArg:
 def _reuse(spec: StageSpec) -> list[Unit]:
     units: list[Unit] = call("reuse", spec.name, "--run", run_id_of(get_current_context()))["to_build"]
     return units
+
+
+def known_params(params: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse a key that is none of a DAG's params; Airflow itself lets a misspelt one pass.
+
+    Raises:
+        AirflowFailException: naming it.
+    """
+    if unknown := sorted(set(params) - set(known)):
+        raise AirflowFailException(f"unknown params {unknown}. Known: {', '.join(known)}.")

@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk import Param
-from airflow.sdk.exceptions import AirflowFailException
+from dag_factory import BUDGET, known_params
 
 from xmas_job.catalog.methods import METHODS
-
-BUDGET = r"^(?=.*[1-9])((0*(100(\.0+)?|\d{1,2}(\.\d+)?)|\.\d+)%|0*\.\d+|\d+)$"
-"""A share above 0 and up to 100 %, a fraction below 1, or a count."""
 
 PARAMS = {
     "recipe": Param(
@@ -53,8 +50,7 @@ def request(params: Mapping[str, Any]) -> list[str]:
     Raises:
         AirflowFailException: for a key that is none of ours; Airflow itself lets a misspelt one pass.
     """
-    if unknown := sorted(set(params) - set(PARAMS)):
-        raise AirflowFailException(f"unknown params {unknown}. Known: {', '.join(PARAMS)}.")
+    known_params(params, PARAMS)
     asked = {setting: params[name] for name, setting in SETTINGS.items() if params[name] is not None}
     if not params["train_target"]:
         asked["comparison"] = None
@@ -66,10 +62,9 @@ def params_with(defaults: Mapping[str, Any]) -> dict[str, Param]:
     """The params with other defaults.
 
     Raises:
-        ValueError: for a key that is none of ours.
+        AirflowFailException: for a key that is none of ours.
     """
-    if unknown := sorted(set(defaults) - set(PARAMS)):
-        raise ValueError(f"unknown params {unknown}. Known: {', '.join(PARAMS)}.")
+    known_params(defaults, PARAMS)
     return {
         name: Param(defaults.get(name, param.value), description=param.description, **param.schema)
         for name, param in PARAMS.items()

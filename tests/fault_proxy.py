@@ -1,4 +1,4 @@
-"""A proxy before an S3 server that spoils one request of many, in every way a network or a server can."""
+"""A proxy before an S3 server that spoils one request of many, or the first try of each, in every way there is."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ _CODES: Final = {
     "412": "PreconditionFailed",
     "409": "ConditionalRequestConflict",
 }
+OF_CONDITIONS: Final = ("412", "409")
+"""What only a request with a condition should meet."""
 GIVE_UP_SECONDS = 10.0
 
 
 class FaultProxy(ThreadingHTTPServer):
-    """Counts requests from 0; the one numbered `spoiled` meets `fault`. `strip` names headers that get lost."""
+    """Counts requests from 0; the one numbered `spoiled` meets `fault`. `strip` names headers that get lost.
+
+    With `spoils_first_tries`, every request that can meet `fault` does, and the same one after it passes.
+    """
 
     daemon_threads = True
 
@@ -33,7 +38,9 @@ class FaultProxy(ThreadingHTTPServer):
         self.target = urlsplit(target).netloc
         self.fault = ""
         self.spoiled = -1
-        self.num_requests = 0
+        self.spoils_first_tries = False
+        self.num_requests = self.num_spoiled = 0
+        self.tried: set[tuple[str, ...]] = set()
         self.strip: frozenset[str] = frozenset()
         self.keys_seen: list[str] = []
         self._counting = threading.Lock()
@@ -46,14 +53,24 @@ class FaultProxy(ThreadingHTTPServer):
         """Count anew, and spoil that request."""
         self.fault, self.spoiled, self.num_requests = fault, spoiled, 0
 
+    def spoil_first_tries(self, fault: str) -> None:
+        """Count anew, and spoil every request that can meet the fault, until it is repeated."""
+        self.plan(fault, -1)
+        self.spoils_first_tries, self.num_spoiled = True, 0
+        self.tried.clear()
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients hang up on purpose here; what else is wrong shows in the test."""
 
-    def next_fault(self) -> str:
+    def next_fault(self, request: tuple[str, ...], *, is_conditional: bool) -> str:
         with self._counting:
-            number = self.num_requests
+            is_met = self.num_requests == self.spoiled
+            if self.spoils_first_tries:
+                is_met = request not in self.tried and (is_conditional or self.fault not in OF_CONDITIONS)
+                self.tried ^= {request}
             self.num_requests += 1
-        return self.fault if number == self.spoiled else ""
+            self.num_spoiled += is_met
+        return self.fault if is_met else ""
 
 
 @contextmanager
@@ -77,7 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         assert "chunked" not in self.headers.get("Transfer-Encoding", "")
-        fault = self.server.next_fault()
+        request = (self.command, self.path, self.headers.get("Range", ""))
+        fault = self.server.next_fault(request, is_conditional="If-None-Match" in self.headers)
         self.server.keys_seen.append(self.headers.get("Authorization", "").partition("Credential=")[2].split("/")[0])
         if fault in _CODES:
             self._refuse(fault)

@@ -8,16 +8,12 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from xmas_job.config import (
-    RunConfig,
-    Section,
-    SelectConfig,
-    validate_config,
-)
+from xmas_job.config import RunConfig, SelectConfig, validate_config
 from xmas_job.core.budget import parse_budget, resolve_budget
 from xmas_job.errors import UsageError
 from xmas_job.fingerprint import digest_of
 from xmas_job.recipe_files import load_config, recipe_names
+from xmas_job.sections import AlignmentConfig, Section
 
 MODEL = {"model": "models/m"}
 SMALLEST: dict[str, Any] = {"datasets": ["demo"], "proxy": MODEL}
@@ -61,7 +57,7 @@ def test_unknown_key_is_refused_with_the_nearest_known_one(data: dict[str, Any],
 
 def test_unknown_key_like_no_other_is_refused_with_the_known_ones() -> None:
     assert refusal({**SMALLEST, "cluster": {"zzz": 1}}).remedy == (
-        "Known keys there: max_points_per_centroid, num_clusters, num_iterations, score, seed."
+        "Known keys there: max_points_per_centroid, num_clusters, num_iterations, score, seed, spherical."
     )
 
 
@@ -335,3 +331,16 @@ def test_every_setting_has_bounds_or_a_description() -> None:
             numbers = {int, float} & {field.annotation, *get_args(field.annotation)}
             if numbers and name != "seed":
                 assert field.metadata, f"{section.__name__}.{name} takes any number"
+
+
+@pytest.mark.parametrize("other", [{"block": "full"}, {"aggregation": "concat_vision"}])
+def test_leading_vector_of_other_columns_than_image_tokens_is_refused(other: dict[str, str]) -> None:
+    data = {**SMALLEST, "cluster": {"score": "values"}}
+    validate({**data, "extract": {"alignment": {"score": "leading_vector", "aggregation": "concat_text"}}})
+    found = refusal({**data, "extract": {"alignment": {"score": "leading_vector", **other}}})
+    assert "leading_vector has an entry an image token" in found.message
+
+
+def test_an_empty_list_of_layers_is_refused() -> None:
+    assert "extract.alignment.layers" in refusal({**SMALLEST, "extract": {"alignment": {"layers": []}}}).message
+    assert AlignmentConfig(layers=(0,)).layers == (0,)

@@ -50,8 +50,11 @@ class Environment(BaseSettings):
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Stages and partitions that run at once."
     )
-    loaders: int = Field(
-        0, ge=0, description="Processes that decode images ahead of extraction's model; a GPU wants about 4."
+    loaders: int | None = Field(
+        None,
+        ge=0,
+        description="Processes that decode images ahead of extraction's model. Default: as many as the machine has "
+        "cores, at most 4, beside a GPU; 0 on a CPU, where the model needs the cores.",
     )
     lease_ttl_seconds: float = Field(
         60.0, gt=0, description="A lease whose heartbeat stands still this long is taken over."

@@ -27,10 +27,10 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from tests.extraction.alignment_reference import Reference
 from tests.tiny_models import tiny_llava
-from xmas_job.config import AlignmentConfig
 from xmas_job.extraction.batching import Sample, batches_of
 from xmas_job.extraction.signals import Request, plain_signals, shared_signals
 from xmas_job.models.adapter import LVLM, Encoded
+from xmas_job.sections import AlignmentConfig
 
 NUM_IMAGE_TOKENS = 576
 PREFIX = 35
@@ -149,9 +149,7 @@ def peer(lvlm: LVLM, samples: Sequence[Sample]) -> list[Tensor]:
     return values
 
 
-def ours(
-    lvlm: LVLM, samples: Sequence[Sample], request: Request, token_budget: int = TOKEN_BUDGET
-) -> dict[str, Tensor]:
+def ours(lvlm: LVLM, samples: Sequence[Sample], request: Request) -> dict[str, Tensor]:
     """Values of the first signal by uid."""
     values: dict[str, Tensor] = {}
     for batch in batches_of(samples, TOKEN_BUDGET, share=True):

@@ -155,6 +155,33 @@ def test_files_of_dead_attempts_go_and_the_artifact_stays(world: World) -> None:
     assert {key for key in keys(world) if key.startswith(f"{pool}/")} == kept
 
 
+def test_attempt_that_ends_well_during_a_clearing_keeps_its_files(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are listed, its record is written, its lease is given back, and only then is the lease looked at."""
+    pool = addresses(world, "second")["pool"]
+    record = world.store.read(f"{pool}/record.json")
+    lease = acquire(world.store, pool, ttl_seconds=60, timeout_seconds=0, is_done=lambda: False, work={})
+    assert lease is not None
+    for entry in list(world.store.list(f"{pool}/attempts/1")):
+        its_own = entry.key.replace("/attempts/1/", f"/attempts/{lease.number}/")
+        world.store.put(its_own, world.store.read(entry.key))
+    world.store.delete(f"{pool}/record.json")
+    look = gc.read_lease
+
+    def end_then_look(store: Store, prefix: str, number: int) -> Any:
+        if prefix == pool and not store.exists(f"{pool}/record.json"):
+            store.put(f"{pool}/record.json", record.replace(b"attempts/1/", f"attempts/{lease.number}/".encode()))
+            lease.__exit__(None, None, None)
+        return look(store, prefix, number)
+
+    monkeypatch.setattr(gc, "read_lease", end_then_look)
+    with lease:
+        result = clear(world.environment, Keep(hours=0), delete=True)
+    assert names(result, "attempt") == {f"{pool}/attempts/1"}, "which no record names any more"
+    assert {stage["status"] for stage in run(world, "third", BUDGETS[1])["stages"]} == {"hit"}
+
+
 @pytest.mark.parametrize("num_deleted", [0, 1, 2, 3])
 def test_half_deleted_artifact_is_not_there_and_is_built_again(world: World, num_deleted: int) -> None:
     address = addresses(world, "second")["select:subset"]

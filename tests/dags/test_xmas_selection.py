@@ -40,7 +40,13 @@ def ancestors(task: str, tasks: dict[str, Any]) -> set[str]:
 
 def test_folder_has_no_import_error(facts: dict[str, Any]) -> None:
     assert facts["import_errors"] == {}
-    assert facts["dags"] == ["xmas_example_consumer", "xmas_landing", "xmas_selection", "xmas_watch"]
+    assert facts["dags"] == [
+        "xmas_comparison",
+        "xmas_example_consumer",
+        "xmas_landing",
+        "xmas_selection",
+        "xmas_watch",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -181,23 +181,16 @@ def internvl() -> Family:
     return Family(lvlm, (pictures[0], pictures[1]), shares=True)
 
 
-def gemma3() -> Family:
+def gemma3(**text: Any) -> Family:
     config = hf.Gemma3Config(
         vision_config=_tower(vision_use_head=False),
-        text_config=hf.Gemma3TextConfig(**_text(head_dim=8, sliding_window=8, num_hidden_layers=3)),
+        text_config=hf.Gemma3TextConfig(**_text(head_dim=8, sliding_window=8, num_hidden_layers=3, **text)),
         mm_tokens_per_image=4,
         image_token_index=IMAGE,
     )
     pictures = tuple(Picture({"pixel_values": _pixels(seed, 1, 3, 32, 32)}, 4) for seed in (1, 2))
     lvlm = _lvlm(hf.Gemma3ForConditionalGeneration, config, token_types=True, extra=["token_type_ids"])
     return Family(lvlm, (pictures[0], pictures[1]), shares=False)
-
-
-def paligemma() -> LVLM:
-    """Not among the families: it is refused."""
-    text = hf.GemmaConfig(**_text(head_dim=8))
-    config = hf.PaliGemmaConfig(vision_config=_tower(vision_use_head=False), text_config=text, image_token_index=IMAGE)
-    return _lvlm(hf.PaliGemmaForConditionalGeneration, config)
 
 
 def _counted(lvlm: LVLM, inputs: dict[str, Tensor]) -> Picture:

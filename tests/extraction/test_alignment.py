@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import GPTNeoXConfig, Phi3Config
+from transformers import Gemma2Config, GPTNeoXConfig, Phi3Config
 
 from tests.extraction.alignment_reference import Mistakes, Reference
 from tests.tiny_models import sharpen, text_sizes, tiny_llava, tiny_qwen
@@ -18,6 +18,7 @@ from xmas_job.extraction.alignment import top_singular_values
 from xmas_job.extraction.signals import Request, plain_signals
 from xmas_job.extraction.spans import block_absence, num_block_tokens
 from xmas_job.models.adapter import LVLM, Encoded
+from xmas_job.sections import AlignmentConfig
 
 TOLERANCE = 1e-5
 FAMILIES = {"llava": tiny_llava, "qwen": tiny_qwen}
@@ -228,3 +229,13 @@ def test_unknown_projections_are_refused_by_name() -> None:
     encoded = lvlm.encode(EXAMPLES[1], [PICTURES["b"]])
     with pytest.raises(UsageError, match=r"GPTNeoXModel layer \d has neither q_proj and k_proj nor a qkv_proj"):
         alignment_values(lvlm, encoded)
+
+
+def test_soft_caps_of_attention_are_refused_by_name() -> None:
+    """Only where the heads' own maps are asked for: the paper's map has none."""
+    lvlm = tiny_llava(text_config=Gemma2Config(**text_sizes(tiny_llava().processor.tokenizer), head_dim=8))
+    encoded = lvlm.encode(EXAMPLES[1], [PICTURES["b"]])
+    request = Request(alignment=AlignmentConfig(attention="head_mean"))
+    with pytest.raises(UsageError, match="Gemma2Attention attends with softcap, which head_mean does not restate"):
+        plain_signals(lvlm, [encoded], request, where="here")
+    assert alignment_values(lvlm, encoded).sum() > 0

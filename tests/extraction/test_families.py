@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from tests.extraction.eager_reference import EagerModel, maps_of, paper_map, rows_and_columns
-from tests.extraction.families import FAMILIES, Family, paligemma
+from tests.extraction.families import FAMILIES, Family
 from tests.tiny_models import sharpen
-from xmas_job.config import AlignmentConfig
-from xmas_job.errors import UsageError
-from xmas_job.extraction.checkpoints import require_causal_text
 from xmas_job.extraction.prefix import can_share
 from xmas_job.extraction.signals import Request, plain_signals, shared_signals
 from xmas_job.models.adapter import Encoded
+from xmas_job.sections import AlignmentConfig
 
 REQUESTS = {
     "paper": Request(),
@@ -106,10 +102,3 @@ def test_sharing_is_exact_or_refused(family: Family, scores: dict[str, list[np.n
             alone = plain_signals(family.lvlm, [one], request, where="here")["alignment"][0]
             assert abs(float(row.double().sum() / alone.double().sum()) - 1) < 1e-6
             torch.testing.assert_close(row, alone, rtol=1e-5, atol=float(2e-6 * alone.max()))
-
-
-def test_paligemma_is_refused_by_name() -> None:
-    lvlm = paligemma()
-    with pytest.raises(UsageError, match="proxies/p is a PaliGemma: it attends both ways over a prompt"):
-        require_causal_text(lvlm, Path("proxies/p"))
-    require_causal_text(FAMILIES["gemma3"]().lvlm, Path("proxies/g"))

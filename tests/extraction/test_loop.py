@@ -24,7 +24,7 @@ from xmas_job.data.examples import Example, Turn
 from xmas_job.errors import BadDataError, UsageError
 from xmas_job.extraction import loop
 from xmas_job.extraction.batching import Sample, batches_of
-from xmas_job.extraction.checkpoints import Checkpoints
+from xmas_job.extraction.checkpoints import Checkpoints, _Memory, _share_equal_modules
 from xmas_job.extraction.loop import ExtractionSettings, PartitionSignals, SignalPart, extract_partition
 from xmas_job.extraction.signals import Request
 from xmas_job.models.adapter import LVLM, Encoded
@@ -187,7 +187,19 @@ def test_overflow_names_example_and_checkpoint(checkpoints: dict[int, Path], tmp
 def test_another_architecture_names_the_file(checkpoints: dict[int, Path], tmp_path: Path) -> None:
     sizes = {**text_sizes(LVLM.load(checkpoints[1]).processor.tokenizer), "num_hidden_layers": 2}
     tiny_llava(text_config=LlamaConfig(attention_bias=True, **sizes)).save(tmp_path / "2")
-    with pytest.raises(BadDataError, match=rf"{tmp_path}/2/config\.json: another architecture.*layers\.2"):
+    with pytest.raises(
+        BadDataError, match=rf"{tmp_path}/2/config\.json: another architecture.*num_hidden_layers is 2, not 3"
+    ):
+        run({1: checkpoints[1], 2: tmp_path / "2"})
+
+
+def test_other_frequencies_are_another_architecture(checkpoints: dict[int, Path], tmp_path: Path) -> None:
+    """All weights fit, as they would with other heads: only the configuration tells."""
+    shutil.copytree(checkpoints[2], tmp_path / "2")
+    config = json.loads((tmp_path / "2" / "config.json").read_text())
+    config["text_config"]["rope_parameters"]["rope_theta"] = 500.0
+    (tmp_path / "2" / "config.json").write_text(json.dumps({**config, "transformers_version": "5.0"}))
+    with pytest.raises(BadDataError, match=r"2/config\.json: another arch.*rope_theta is 500\.0, not 10000\.0"):
         run({1: checkpoints[1], 2: tmp_path / "2"})
 
 
@@ -289,6 +301,16 @@ def test_equal_modules_are_found_by_weight(checkpoints: dict[int, Path], trained
     assert "model.multi_modal_projector" in same.equal_modules
 
 
+def test_modules_with_unequal_running_means_are_not_shared() -> None:
+    """Frozen weights do not keep a normalisation's statistics from moving."""
+    towers = [tiny_llava() for _ in range(2)]
+    for mean, lvlm in enumerate(towers):
+        lvlm.model.model.vision_tower.register_buffer("running_mean", torch.full((3,), float(mean)))
+    names = _share_equal_modules([lvlm.model for lvlm in towers], towers[0], _Memory())
+    assert "model.vision_tower" not in names
+    assert "model.multi_modal_projector" in names
+
+
 # --- memory and processes ------------------------------------------------------------------------------------------
 
 
@@ -321,13 +343,6 @@ def test_one_example_too_large_for_the_memory_stops(
         run({1: checkpoints[1]})
 
 
-def test_other_processes_load_the_same_bytes(checkpoints: dict[int, Path], signals: Mapping[int, SignalPart]) -> None:
-    settings = replace(SETTINGS, num_loaders=1)
-    other = extract_partition({5: checkpoints[5]}, EXAMPLES, load_image, settings, lambda _done, _total: None)
-    for t, part in other.parts["alignment"].items():
-        assert part.values.tobytes() == signals[t].values.tobytes()
-
-
 def test_batches_fill_the_token_budget_longest_first() -> None:
     """Budget 12: the 7 goes alone (two would be 14), 4+4+3 make three rows of 4, then 3 and 2 two rows of 3."""
     lengths = {"e": 4, "a": 3, "d": 7, "b": 4, "c": 2, "f": 3}
@@ -338,3 +353,18 @@ def test_batches_fill_the_token_budget_longest_first() -> None:
     found = [[one.uid for one in batch.members] for batch in batches_of(samples, 12, share=True)]
     assert found == [["d"], ["b", "e", "a"], ["f", "c"]]
     assert [len(batch.members) for batch in batches_of(samples[:2], 1, share=True)] == [1, 1]
+
+
+def test_signal_is_computed_only_where_it_is_wanted(checkpoints: dict[int, Path], computed: PartitionSignals) -> None:
+    first, *_, last = CHECKPOINTS
+    request = Request(("alignment", "el2n", "loss"))
+    steps = {"el2n": (last,), "loss": (first, last)}
+    some = run(checkpoints, ExtractionSettings(max_length=60, request=request, steps=steps))
+    assert {name: [*parts] for name, parts in some.parts.items()} == {
+        "alignment": [*CHECKPOINTS], "el2n": [last], "loss": [first, last]
+    }  # fmt: skip
+    whole = run(checkpoints, ExtractionSettings(max_length=60, request=request))
+    for name, parts in some.parts.items():
+        for t, part in parts.items():
+            assert part.uids == whole.parts[name][t].uids
+            assert part.values.tobytes() == whole.parts[name][t].values.tobytes()

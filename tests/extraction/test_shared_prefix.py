@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import MistralConfig
+from transformers import MistralConfig, Qwen2Config
 
 from tests.extraction.alignment_reference import Reference
+from tests.extraction.families import gemma3
 from tests.tiny_models import sharpen, text_sizes, tiny_llava, tiny_qwen
-from xmas_job.config import AlignmentConfig
 from xmas_job.data.examples import Example, Turn
 from xmas_job.extraction.batching import PassBatch, Sample, batches_of
 from xmas_job.extraction.prefix import can_share, has_own_suffix, prefix_key, prefix_length
 from xmas_job.extraction.signals import Request, plain_signals, shared_signals
 from xmas_job.models.adapter import LVLM, Encoded
+from xmas_job.sections import AlignmentConfig
 
 ALL = ("alignment", "loss", "perplexity", "el2n", "aum", "mean_state", "last_state", "coincide")
 REQUESTS = {
@@ -103,11 +106,33 @@ def test_llava_shares_and_qwen_takes_the_plain_path(lvlm: LVLM, groups: list[lis
     assert not can_share(qwen, qwen.encode(EXAMPLES[0], [picture(1)]))
 
 
-def test_windows_of_attention_are_not_shared() -> None:
+@pytest.mark.parametrize("window", [None, 8])
+@pytest.mark.parametrize("kind", [MistralConfig, Qwen2Config])
+def test_windows_of_attention_are_not_shared(kind: Any, window: int | None) -> None:
+    """Mistral has one window for all layers, Qwen 2 says it layer by layer."""
+    options = {"use_sliding_window": window is not None, "max_window_layers": 1} if kind is Qwen2Config else {}
     sizes = text_sizes(tiny_llava().processor.tokenizer)
-    for window, shares in ((None, True), (8, False)):
-        windowed = tiny_llava(text_config=MistralConfig(**sizes, sliding_window=window))
-        assert can_share(windowed, windowed.encode(EXAMPLES[0], [picture(1)])) is shares
+    windowed = tiny_llava(text_config=kind(**sizes, sliding_window=window, **options))
+    assert can_share(windowed, windowed.encode(EXAMPLES[0], [picture(1)])) is (window is None)
+
+
+def test_image_tokens_that_see_each_other_are_not_shared() -> None:
+    """Gemma 3 without windows: only the mask that it makes for its decoder tells."""
+    gemma = gemma3(layer_types=["full_attention"] * 3)
+    small, _ = gemma.pictures
+    assert not can_share(gemma.lvlm, gemma.encode("one", 3, small, 9))
+
+
+def test_a_decoder_that_gets_more_than_tokens_is_not_shared() -> None:
+    """As Qwen3-VL's does, which adds image features to its first layers."""
+    lvlm = tiny_llava()
+    encoded = lvlm.encode(EXAMPLES[0], [picture(1)])
+    assert can_share(lvlm, encoded)
+    lvlm.language_model().register_forward_pre_hook(
+        lambda _module, arguments, named: (arguments, {**named, "deepstack_visual_embeds": [torch.zeros(1)]}),
+        with_kwargs=True,
+    )
+    assert not can_share(lvlm, encoded)
 
 
 def samples(lvlm: LVLM, examples: list[Example]) -> list[Sample]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import Gemma2Config, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from tests.extraction.eager_reference import (
     Eager,
@@ -14,13 +16,14 @@ from tests.extraction.eager_reference import (
     maps_of,
     rows_and_columns,
 )
-from tests.tiny_models import sharpen, tiny_llava
+from tests.tiny_models import sharpen, text_sizes, tiny_llava
 from xmas_job.catalog.signals import EXTRACTED
-from xmas_job.config import AlignmentConfig
 from xmas_job.data.examples import Example, Turn
 from xmas_job.errors import UsageError
+from xmas_job.extraction import answers
 from xmas_job.extraction.signals import Request, plain_signals, widths
 from xmas_job.models.adapter import LVLM, Encoded
+from xmas_job.sections import AlignmentConfig
 
 ALL = tuple(sorted(EXTRACTED))
 COINCIDE_LAYERS = (0, 2)
@@ -159,6 +162,7 @@ def test_a_layer_that_is_not_there_is_refused(lvlm: LVLM, encoded: list[Encoded]
 
 def test_one_pass_serves_all_signals(lvlm: LVLM, encoded: list[Encoded], eager: list[Eager]) -> None:
     passes: list[object] = []
+    assert lvlm.softcap is None  # asked for once a model
     hook = lvlm.language_model().register_forward_pre_hook(lambda *_: passes.append(None))
     request = Request(ALL, coincide_layers=COINCIDE_LAYERS)
     found = plain_signals(lvlm, encoded, request, where="here")
@@ -180,3 +184,34 @@ def test_answer_signals_would_show_a_shift_by_one(encoded: list[Encoded], eager:
     shifted = Eager(eager[1].maps, np.roll(eager[1].logits, -1, axis=0), eager[1].states)
     right, wrong = answer_signals(eager[1], encoded[1]), answer_signals(shifted, encoded[1])
     assert all(abs(wrong[name] / right[name] - 1) > 1e-3 for name in right)
+
+
+@pytest.mark.parametrize("kind", ["llava", "paligemma"])
+def test_losses_are_those_of_the_model_with_a_capped_decoder(kind: str) -> None:
+    """Gemma 2 caps its logits; behind a Llava they stay as they are, behind a PaliGemma they are capped."""
+    text = Gemma2Config(**text_sizes(tiny_llava().processor.tokenizer), head_dim=8, final_logit_softcapping=5.0)
+    lvlm = tiny_llava(text_config=text)
+    if kind == "paligemma":
+        tower = lvlm.model.config.vision_config
+        model = PaliGemmaForConditionalGeneration(PaliGemmaConfig(vision_config=tower, text_config=text))
+        lvlm = LVLM(model.eval(), lvlm.processor)
+    lvlm.model.get_output_embeddings().weight.data.mul_(40)
+    example = Example("t", (Turn("user", "Which?"), Turn("assistant", "red, and the square is green")))
+    encoded = lvlm.encode(example, [])
+    batch = lvlm.collate([encoded])
+    with torch.no_grad():
+        expected = float(lvlm.model(**batch.model_inputs, labels=batch.labels).loss)
+    found = plain_signals(lvlm, [encoded], Request(("loss",)), where="here")["loss"]
+    np.testing.assert_allclose(float(found), expected, rtol=1e-5)
+    assert lvlm.softcap == {"llava": None, "paligemma": 5.0}[kind]
+
+
+def test_many_answer_tokens_are_taken_in_turns(
+    lvlm: LVLM, encoded: list[Encoded], eager: list[Eager], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "_TOKENS_AT_ONCE", 3)
+    found = plain_signals(lvlm, encoded, Request(("loss", "el2n", "aum")), where="here")
+    for index, (one, left) in enumerate(zip(encoded, eager, strict=True)):
+        expected = answer_signals(left, one)
+        for name, values in found.items():
+            np.testing.assert_allclose(float(values[index]), expected[name], rtol=2e-5)

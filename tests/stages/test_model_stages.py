@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,7 @@ from tests.extraction.alignment_reference import Reference
 from tests.stages.workbench import Workbench, llava_row, picture, rows_of
 from tests.tiny_models import sharpen, tiny_llava
 from xmas_job.config import (
-    AlignmentConfig,
     EvaluateConfig,
-    ExtractConfig,
     IngestSection,
     LoraConfig,
     PoolConfig,
@@ -32,6 +31,7 @@ from xmas_job.data.stored import read_examples
 from xmas_job.extraction.layout import absent_path, checkpoints_of, signal_path, signals_of
 from xmas_job.fingerprint import digest_of_folder
 from xmas_job.models.adapter import LVLM
+from xmas_job.sections import AlignmentConfig, ExtractConfig
 from xmas_job.stage_io import Source
 from xmas_job.stages import evaluate, extract, ingest, pool, train_proxy, train_target
 from xmas_job.storage.record import Artifact
@@ -55,7 +55,9 @@ ROWS = [
     },
 ]
 TRAINING = TrainingConfig(learning_rate=1e-2, global_batch=5, per_device_batch=5, max_length=48)
-EXTRACT = ExtractConfig(alignment=AlignmentConfig(top_k=3), partition_size=5, token_budget=100, max_length=48)
+EXTRACT = ExtractConfig(
+    signals=("alignment",), alignment=AlignmentConfig(top_k=3), partition_size=5, token_budget=100, max_length=48
+)
 
 
 @dataclass
@@ -204,6 +206,22 @@ def test_values_do_not_depend_on_the_partition_size(world: World, proxy: Artifac
 
 def test_same_partition_again_gives_the_same_bytes(world: World, proxy: Artifact, parts: list[Artifact]) -> None:
     assert extracted(world, proxy, 1).record.digest == parts[1].record.digest
+
+
+def test_other_processes_load_the_same_bytes(
+    world: World, proxy: Artifact, parts: list[Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They get the store, too, to read images from."""
+    monkeypatch.setattr(world.bench, "environment", world.bench.environment.model_copy(update={"loaders": 1}))
+    assert extracted(world, proxy, 1).record.digest == parts[1].record.digest
+
+
+def test_a_gpu_gets_loaders_and_a_cpu_none_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    cases = [(None, "cpu"), (None, "cuda"), (0, "cuda"), (7, "cuda"), (2, "cpu")]
+    assert [extract.num_loaders(asked, device) for asked, device in cases] == [0, 4, 0, 7, 2]
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert extract.num_loaders(None, "cuda") == 2
 
 
 def test_signals_have_their_width_and_token_counts(parts: list[Artifact]) -> None:

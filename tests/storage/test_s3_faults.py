@@ -12,9 +12,9 @@ from botocore.retries import standard
 
 from tests.fault_proxy import FAULTS, FaultProxy, fault_proxy
 from tests.s3_servers import S3Server
+from tests.storage.whole import check_that_all_is_whole
 from tests.toy_line import NODES, toy_runner
 from xmas_job.errors import TryAgainError
-from xmas_job.storage.record import Artifact, parse_record
 from xmas_job.storage.roots import open_store
 from xmas_job.storage.s3 import S3Store
 from xmas_job.storage.store import Store
@@ -63,17 +63,6 @@ def trial(moto: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         assert isinstance(direct, S3Store)
         assert isinstance(behind, S3Store)
         yield Trial(proxy, behind, direct, folder)
-
-
-def check_that_all_is_whole(store: Store) -> None:
-    """A reader finds every file of every record, with the digest that the record names."""
-    for entry in store.list("artifacts"):
-        if entry.key.endswith("record.json") or entry.key.rpartition("/")[0].endswith("/partitions"):
-            address = "/".join(entry.key.split("/")[:3])
-            artifact = Artifact(store, address, parse_record(store.read(entry.key)))
-            assert artifact.paths
-            for path in artifact.paths:
-                artifact.read(path)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

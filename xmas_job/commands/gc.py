@@ -198,23 +198,23 @@ class _Plan:
     def _attempts(self) -> Iterator[Item]:
         """Files of attempts that ended without a record, in artifacts that stay."""
         for address in sorted(self.kept):
-            records = [f"{address}/record.json", *(e.key for e in self.files[address] if _is_part(e.key, address))]
-            there = {entry.key for entry in self.files[address]}
-            named = {
-                f"{address}/{file.location}"
-                for key in records
-                if key in there
-                for file in read_record(self.store, key).files
-            }
-            left: dict[str, list[Entry]] = {}
+            ended: dict[str, list[Entry]] = {}
             for entry in self.files[address]:
                 before, found, after = entry.key.partition("/attempts/")
-                if found and entry.key not in named:
-                    left.setdefault(f"{before}/attempts/{after.partition('/')[0]}", []).append(entry)
-            for attempt, entries in left.items():
-                prefix, _, number = attempt.rpartition("/attempts/")
-                if self._live(prefix, int(number)) is None:
-                    yield Item("attempt", attempt, "ended without a record", entries)
+                number = after.partition("/")[0]
+                if found and self._live(before, int(number)) is None:
+                    ended.setdefault(f"{before}/attempts/{number}", []).append(entry)
+            # Read only now: an attempt may have ended with a record since its files were listed.
+            named = set(self._named_files(address)) if ended else set()
+            for attempt, entries in ended.items():
+                if left := [entry for entry in entries if entry.key not in named]:
+                    yield Item("attempt", attempt, "ended without a record", left)
+
+    def _named_files(self, address: str) -> Iterator[str]:
+        """Keys of the files that the artifact's records name at this moment."""
+        for entry in self.store.list(address):
+            if entry.key == f"{address}/record.json" or _is_part(entry.key, address):
+                yield from (f"{address}/{file.location}" for file in read_record(self.store, entry.key).files)
 
     def _selections(self) -> Iterator[Item]:
         if self.keep.selections:

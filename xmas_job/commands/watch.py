@@ -87,12 +87,11 @@ def tell_of_run(environment: Environment, run: Run) -> None:
 
 def rule_of_failure(environment: Environment, run_id: str, stage: str, exit_code: int) -> str:
     """The rule under which a stage's failure is told: the exact one, where the store knows it."""
-    if exit_code == UsageError.exit_code:
+    if (stage, exit_code) == ("pool", UsageError.exit_code):
         with out_of_the_way():
             store = open_store(environment.store_root)
             runner = Runner(store, environment, read_run(store, run_id))
-            node = runner.run.nodes.get(stage)
-            rules = {alert.rule for alert in _measured(runner, node, AlertSettings())} if node else set()
+            rules = {alert.rule for alert in _measured(runner, runner.run.nodes[stage], load_settings(AlertSettings))}
             if "budget_unreachable" in rules:
                 return "budget_unreachable"
     return failure_rule(exit_code)

@@ -33,7 +33,7 @@ class Answers:
 
     def __init__(self, lvlm: LVLM, spans: Spans) -> None:
         self._head: Any = lvlm.model.get_output_embeddings()
-        self._softcap = getattr(lvlm.model.config.get_text_config(), "final_logit_softcapping", None)
+        self._softcap = lvlm.softcap
         self._spans = spans
         self._means: dict[str, Tensor] = {}
 

@@ -16,11 +16,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from xmas_job.errors import BadDataError, UsageError
+from xmas_job.errors import BadDataError
 from xmas_job.models.adapter import LVLM
 
 # Of a device's memory, what weights may take; the rest is for activations.
 _SHARE_FOR_WEIGHTS = 0.5
+_OF_A_SAVE = frozenset({"_name_or_path", "transformers_version", "dtype", "use_cache"})
 
 
 class Checkpoints:
@@ -42,7 +43,6 @@ class Checkpoints:
         self._folders = folders
         self._models = {t: LVLM.load(folder, dtype=dtype) for t, folder in folders.items()}
         for t, folder in folders.items():
-            require_causal_text(self._models[t], folder)
             _require_finite(self._models[t], folder)
             _require_alike(self._models[t], folder, self.first, next(iter(folders.values())))
         self._memory = _Memory()
@@ -155,7 +155,7 @@ def _topmost_equal(model: nn.Module, decoder: nn.Module, equal: set[str]) -> tup
     ends = {ends.get_input_embeddings(), ends.get_output_embeddings()}
     found: list[str] = []
     for name, module in model.named_modules():
-        weights = [weight for weight, _ in module.named_parameters(prefix=name)]
+        weights = list(_weights(module, f"{name}."))
         is_free = module not in inside_decoder and module not in ends and decoder not in set(module.modules())
         is_inside_found = any(name.startswith(f"{outer}.") for outer in found)
         is_called = not isinstance(module, nn.ModuleList | nn.ModuleDict)
@@ -167,22 +167,15 @@ def _topmost_equal(model: nn.Module, decoder: nn.Module, equal: set[str]) -> tup
 def _digests(model: nn.Module) -> dict[str, str]:
     """sha256 of every weight's bytes."""
     return {
-        name: hashlib.sha256(weight.detach().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-        for name, weight in model.named_parameters()
+        name: hashlib.sha256(weight.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        for name, weight in _weights(model).items()
     }
 
 
-def require_causal_text(lvlm: LVLM, folder: Path) -> None:
-    """Refuse a family whose mask depends on where a prompt ends.
-
-    Raises:
-        UsageError: PaliGemma.
-    """
-    if lvlm.model.config.model_type == "paligemma":
-        raise UsageError(
-            f"{folder} is a PaliGemma: it attends both ways over a prompt that ends at its one answer.",
-            "Take a proxy whose text is causal; a conversation has no such place.",
-        )
+def _weights(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """Parameters, and what else is stored with them: running means are not trained but still change."""
+    weights: dict[str, Tensor] = module.state_dict(prefix=prefix)
+    return weights
 
 
 def _require_finite(lvlm: LVLM, folder: Path) -> None:
@@ -200,16 +193,13 @@ def _require_finite(lvlm: LVLM, folder: Path) -> None:
 
 
 def _require_alike(lvlm: LVLM, folder: Path, first: LVLM, first_folder: Path) -> None:
-    """One architecture and one vocabulary."""
+    """One architecture and one vocabulary. Weights of one shape may still be other heads or other frequencies."""
     remedy = "Give checkpoints of one training, or train the proxy again."
-    shapes, expected = (
-        {name: tuple(weight.shape) for name, weight in one.model.named_parameters()} for one in (lvlm, first)
-    )
-    if type(lvlm.model) is not type(first.model) or shapes != expected:
-        odd = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
+    config, expected = _architecture(lvlm.model.config.to_dict()), _architecture(first.model.config.to_dict())
+    if odd := sorted(name for name in config.keys() | expected.keys() if config.get(name) != expected.get(name)):
         raise BadDataError(
-            f"{folder / 'config.json'}: another architecture than {first_folder}"
-            + (f": {odd[0]} is {shapes.get(odd[0])}, not {expected.get(odd[0])}." if odd else "."),
+            f"{folder / 'config.json'}: another architecture than {first_folder}: "
+            f"{odd[0]} is {config.get(odd[0])!r}, not {expected.get(odd[0])!r}.",
             remedy,
         )
     vocabulary, num_embeddings = lvlm.processor.tokenizer.get_vocab(), lvlm.model.get_input_embeddings().num_embeddings
@@ -220,3 +210,14 @@ def _require_alike(lvlm: LVLM, folder: Path, first: LVLM, first_folder: Path) ->
         )
     if vocabulary != first.processor.tokenizer.get_vocab():
         raise BadDataError(f"{folder / 'tokenizer.json'}: other tokens than {first_folder}.", remedy)
+
+
+def _architecture(config: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Dotted name -> value of a configuration, without where and by what it was saved."""
+    flat: dict[str, object] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update(_architecture(value, f"{prefix}{name}."))
+        elif name not in _OF_A_SAVE:
+            flat[f"{prefix}{name}"] = value
+    return flat

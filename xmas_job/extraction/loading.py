@@ -6,7 +6,8 @@ Owns the order, which is that of the examples whatever the number of processes. 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,7 +17,7 @@ from PIL.Image import Image
 from torch.utils.data import DataLoader, Dataset
 
 from xmas_job.data.examples import Example
-from xmas_job.errors import BadDataError
+from xmas_job.errors import BadDataError, XmasError
 from xmas_job.models.adapter import Encoded
 from xmas_job.models.encoding import ConversationEncoder
 
@@ -29,10 +30,11 @@ LoadImage = Callable[[str], Image]
 
 @dataclass(frozen=True)
 class Loaded:
-    """An example, and its tokens if it could be encoded."""
+    """An example, and its tokens, or why it could not be encoded."""
 
     example: Example
     encoded: Encoded | None
+    problem: str = ""
 
 
 class _Encoding(Dataset[list[Loaded]]):
@@ -62,8 +64,30 @@ class _Encoding(Dataset[list[Loaded]]):
         try:
             return Loaded(example, self._encoder.encode(example, images, max_length=self._max_length))
         except (BadDataError, ValueError) as error:  # processors refuse extreme shapes with ValueError
-            structlog.get_logger().warning("cannot_encode", uid=example.uid, error=str(error))
-            return Loaded(example, None)
+            return Loaded(example, None, str(error))
+
+
+class _Packed(Dataset[bytes]):
+    """Tasks as bytes: a tensor that is sent as it is holds a file open, and shared memory, for as long as it lives."""
+
+    def __init__(self, tasks: _Encoding) -> None:
+        self._tasks = tasks
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __getitem__(self, index: int) -> bytes:
+        try:
+            return pickle.dumps(self._tasks[index])
+        except XmasError as error:
+            return pickle.dumps(error)  # raised here it would arrive as a traceback in one message
+
+
+def _unpacked(packed: bytes) -> list[Loaded]:
+    task: list[Loaded] | XmasError = pickle.loads(packed)  # noqa: S301 - of our own processes
+    if isinstance(task, XmasError):
+        raise task
+    return task
 
 
 def load_examples(
@@ -88,9 +112,9 @@ def load_examples(
     """
     tasks = _Encoding(encoder, examples, load_image, max_length)
     if num_processes == 0:
-        return itertools.chain.from_iterable(tasks[index] for index in range(len(tasks)))
+        return _noted(tasks[index] for index in range(len(tasks)))
     loader = DataLoader(
-        tasks,
+        _Packed(tasks),
         batch_size=None,
         num_workers=num_processes,
         # A forked process would inherit the device.
@@ -98,7 +122,15 @@ def load_examples(
         worker_init_fn=_one_thread,
         prefetch_factor=4,
     )
-    return itertools.chain.from_iterable(loader)
+    return _noted(map(_unpacked, loader))
+
+
+def _noted(tasks: Iterable[list[Loaded]]) -> Iterator[Loaded]:
+    """One by one; what could not be encoded is logged here, where the log is set up."""
+    for one in itertools.chain.from_iterable(tasks):
+        if one.encoded is None:
+            structlog.get_logger().warning("cannot_encode", uid=one.example.uid, error=one.problem)
+        yield one
 
 
 def _one_thread(_worker: int) -> None:

@@ -6,19 +6,22 @@ image files. Generic first: any transformers model with `image_token_id` and a d
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL.Image import Image
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
 from xmas_job.data.examples import Example
-from xmas_job.errors import UsageError
+from xmas_job.errors import BadDataError, UsageError
 from xmas_job.models.encoding import IGNORED_LABEL, Batch, ConversationEncoder, Encoded, last_answer_index
 from xmas_job.models.saving import os_errors
 
@@ -50,17 +53,28 @@ class LVLM:
         """Load a local Hugging Face directory; nothing is downloaded.
 
         Raises:
-            UsageError: there is no model at `directory`, or it has no image token or no fast tokenizer.
-            BadDataError: its chat template cannot be masked.
+            UsageError: there is no model at `directory`, or it has no image token, no chat template or no fast
+                tokenizer, or is a PaliGemma.
+            BadDataError: its weights are cut off or not those of its configuration, or its chat template cannot be
+                masked.
         """
         if not (directory / "config.json").is_file():
             raise UsageError(
                 f"No model at {directory}: config.json is missing.", "Give a Hugging Face model directory."
             )
         transformers_logging.disable_progress_bar()  # a bar a file drowns our own progress
-        # dtype at load, not model.to(dtype): rotary frequencies stay in float32.
-        model = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype, local_files_only=True)
+        model = _load_model(directory, dtype)
+        if model.config.model_type == "paligemma":
+            raise UsageError(
+                f"{directory} is a PaliGemma: it attends both ways over a prompt that ends at its one answer.",
+                "Take a model whose text is causal; a conversation has no such place.",
+            )
         processor = _load_processor(directory)
+        if not processor.chat_template:
+            raise UsageError(
+                f"The processor of {directory} has no chat template.",
+                "Save chat_template.jinja beside it; a base model has none: take the one tuned on instructions.",
+            )
         if not processor.tokenizer.is_fast:
             raise UsageError(f"The tokenizer of {directory} has no offsets.", "Save it with tokenizer.json beside it.")
         lvlm = cls(model.to(device).eval(), processor)
@@ -104,6 +118,34 @@ class LVLM:
         decoder = self.model.get_decoder()
         assert isinstance(decoder, nn.Module)
         return decoder
+
+    @cached_property
+    def softcap(self) -> float | None:
+        """The cap c, if the model makes c·tanh(x/c) of its head's logits x: of one decoder PaliGemma does, Llava not.
+
+        Found by asking the model what it makes of a logit of 50, because configurations do not tell.
+
+        Raises:
+            UsageError: it makes something else of it.
+        """
+        probe = 50.0
+        token = torch.tensor([[int(self.image_token_id == 0)]], device=self.device)
+        head = self.model.get_output_embeddings()
+        hook = head.register_forward_hook(lambda _module, _inputs, output: torch.full_like(output, probe))
+        try:
+            with torch.no_grad():
+                made = float(self.model(input_ids=token, attention_mask=torch.ones_like(token)).logits[0, -1, 0])
+        finally:
+            hook.remove()
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        if math.isclose(made, probe, rel_tol=1e-2):
+            return None
+        if cap is not None and math.isclose(made, math.tanh(probe / cap) * cap, rel_tol=1e-2):
+            return float(cap)
+        raise UsageError(
+            f"{type(self.model).__name__} makes {made:g} of a logit of {probe:g}, which is not restated here.",
+            "Take another proxy for loss, perplexity, el2n and aum; alignment needs no logits.",
+        )
 
     def vision_parameters(self) -> list[nn.Parameter]:
         """Parameters of the vision tower, the projector's left out."""
@@ -152,9 +194,57 @@ class LVLM:
         return found
 
 
+def _load_model(directory: Path, dtype: torch.dtype) -> Any:
+    try:
+        # dtype at load, not model.to(dtype): rotary frequencies stay in float32.
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            directory, dtype=dtype, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except SafetensorError as error:
+        raise BadDataError(
+            f"{_broken_file(directory)}: {error}.", "Copy the model again, or train it again if this is its only copy."
+        ) from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UsageError(
+            f"{directory} holds no model that can be read: {_first_line(error)}",
+            "Give the folder of a vision-language model that the installed transformers knows.",
+        ) from error
+    # transformers gives such weights random values and warns.
+    odd = [f"has no weight {name}" for name in sorted(report["missing_keys"])] + [
+        f"has weight {name} of shape {tuple(stored)}, where config.json wants {tuple(wanted)}"
+        for name, stored, wanted in sorted(report["mismatched_keys"])
+    ]
+    if odd:
+        raise BadDataError(f"{directory} {odd[0]}.", "Copy the model again: its weights and its config.json differ.")
+    return model
+
+
+def _broken_file(directory: Path) -> Path:
+    for file in sorted(directory.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError:
+            return file
+    return directory
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
 def _load_processor(directory: Path) -> Any:
     try:
         return AutoProcessor.from_pretrained(directory, local_files_only=True, backend="pil")
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UsageError(
+            f"{directory} has no processor that can be read: {_first_line(error)}",
+            "Save the processor beside the weights: tokenizer.json, processor_config.json, chat_template.jinja.",
+        ) from error
     except ImportError as error:
         raise UsageError(
             f"The processor of {directory} needs a package that is not there: {str(error).strip()}",
