@@ -8,8 +8,9 @@ from typing import Any
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param, TriggerRule, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
-from dag_factory import BUDGET, LOOK_TIMEOUT, NUM_RETRIES, RETRY_DELAY, alert, known_params
+from dag_factory import BUDGET, LOOK_TIMEOUT, NUM_RETRIES, RETRY_DELAY, known_params
 from launching import call, run_id_of
+from telling import alert_task
 
 from xmas_job.catalog.methods import METHODS
 
@@ -62,7 +63,7 @@ with DAG(
     tags=["xmas_job"],
 ) as dag:
 
-    @task(task_id="start", execution_timeout=LOOK_TIMEOUT, on_failure_callback=alert)
+    @task(task_id="start", execution_timeout=LOOK_TIMEOUT, on_failure_callback=alert_task)
     def start() -> list[dict[str, Any]]:
         """Fix versions and models for all runs, and refuse what cannot run, before anything is built."""
         context = get_current_context()
@@ -75,7 +76,7 @@ with DAG(
     @task(
         task_id="report",
         execution_timeout=LOOK_TIMEOUT,
-        on_failure_callback=alert,
+        on_failure_callback=alert_task,
         # A run that fails is shown in the report; without a start there is nothing to report.
         trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
     )

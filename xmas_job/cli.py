@@ -157,6 +157,35 @@ def reuse(
 
 
 @app.command()
+def landed(
+    recipe: RecipeOption,
+    budget: BudgetOption = None,
+    method: MethodOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Name the run that the newest landed versions ask for, as JSON; exit code 99 if it was started. Starts nothing."""
+    with for_a_launcher():
+        config = read_config(recipe, budget, method, settings)
+        request = {"recipe": recipe, "budget": budget, "method": method, "settings": sorted(settings or [])}
+        work = load_entrypoint("xmas_job.commands.landed:run_for_landed")
+        print_json(work(read_environment(), config, request))
+
+
+@app.command()
+def watch(
+    last: Annotated[int, typer.Option("--last", min=1, help="How many runs to look at.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at the last runs for what the alert rules tell of, and tell it to XMAS_ALERT_URLS, each thing once."""
+    result = load_entrypoint("xmas_job.commands.watch:watch")(read_environment(), last)
+    if as_json:
+        print_json(result)
+        return
+    rows = [(a["rule"], a["run"], a["stage"], "told" if a["told"] else "", a["error"]) for a in result["alerts"]]
+    print_table(("rule", "run", "stage", "", ""), rows)
+
+
+@app.command()
 def show(
     run_id: Annotated[str, typer.Argument(help="Id of a run, or latest.")] = "latest",
     as_json: JsonOption = False,

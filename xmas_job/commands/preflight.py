@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 
 from xmas_job import pipeline
-from xmas_job.alerts.failure import check_urls
+from xmas_job.alerts.receivers import check_urls
 from xmas_job.commands.resolve import find_model, landed_version
 from xmas_job.config import RunConfig
-from xmas_job.environment import Environment
+from xmas_job.environment import AlertSettings, Environment, load_settings
 from xmas_job.errors import UsageError, XmasError
 from xmas_job.fingerprint import Json
 from xmas_job.sections import Hardware, Section
@@ -183,6 +183,7 @@ def _write(root: str) -> str:
 def _look_at_alerts(urls: str) -> str:
     if not urls:
         return "none asked for (XMAS_ALERT_URLS)"
+    load_settings(AlertSettings)  # limits that do not parse would be found by the first failure
     return f"{check_urls(urls)} receivers"
 
 

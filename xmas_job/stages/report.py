@@ -6,11 +6,9 @@ The numbers depend on the inputs alone and are cached. What belongs to one run (
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow.compute as pc
@@ -40,7 +38,7 @@ from xmas_job.reports.page import render
 from xmas_job.runner import Run
 from xmas_job.sections import ClusterSection
 from xmas_job.stage_io import Metrics, StageIO
-from xmas_job.storage.journal import outcome_key, recipe_key
+from xmas_job.storage.journal import outcome_key, rerun_command
 from xmas_job.storage.manifest import MANIFEST, Manifest, parse_manifest
 from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import ASSIGNMENTS, POOL, PREDICTIONS, QUARANTINE, RANKING, SCORES
@@ -72,11 +70,10 @@ def release(artifact: Artifact, run: Run, _: str) -> None:
     store = artifact.store
     numbers: dict[str, Any] = json.loads(artifact.read(NUMBERS))
     numbers["run"] |= {"run_id": run.run_id, "created_at": run.created_at, "channel": run.config.channel}
-    recipe = shlex.quote(unquote(f"{store.uri}/{recipe_key(run.run_id)}".removeprefix("file://")))
     numbers["run"]["software"] = {"xmas_job": __version__}
     numbers["run"]["commands"] += [
         {"purpose": "See the run again", "command": f"xmas-job show {run.run_id}"},
-        {"purpose": "Run the same again", "command": f"xmas-job run --recipe {recipe}"},
+        {"purpose": "Run the same again", "command": rerun_command(store, run.run_id)},
     ]
     # A launcher may have taken over stages that were there without noting them in this run.
     keys = [outcome_key(run.run_id, node) for node in run.nodes if node != node_id("report")]
