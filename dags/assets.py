@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from airflow.sdk import Asset
 
-SELECTIONS = Asset("xmas_selections", uri="xmas://selections")
+# x-: else Airflow imports all providers, to ask which of them knows the scheme.
+SELECTIONS = Asset("xmas_selections", uri="x-xmas://selections")
 """Every published selection is an event; its `extra` has selection_id, uri, manifest, num_examples, channel and run."""

@@ -41,7 +41,7 @@ def when() -> Any:
         wait_time_seconds=SETTINGS.poll_seconds,
         waiter_delay=1,
     )
-    landed = Asset(LANDED, uri="xmas://landed", watchers=[AssetWatcher(LANDED, trigger=trigger)])
+    landed = Asset(LANDED, uri="x-xmas://landed", watchers=[AssetWatcher(LANDED, trigger=trigger)])
     return AssetOrTimeSchedule(timetable=clock, assets=[landed])
 
 

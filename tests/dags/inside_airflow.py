@@ -102,7 +102,7 @@ def _schedule(dag: Any) -> dict[str, Any]:
     clock = getattr(timetable, "timetable", timetable)
     delta = getattr(clock, "delta", None)
     condition = getattr(timetable, "asset_condition", None)
-    assets = [asset for _, asset in condition.iter_assets()] if condition else []
+    assets = list(condition.objects) if condition else []
     triggers = [watcher.trigger.serialize() for asset in assets for watcher in asset.watchers]
     return {
         "seconds": delta.total_seconds() if delta else None,
