@@ -10,9 +10,10 @@ from tests import small_world
 from tests.stages.test_cluster import extracted, make_pool
 from tests.stages.workbench import Workbench
 from xmas_job.alerts.rules import budget_unreachable, cluster_skew, failure_rule, quarantine_spike, stale_heartbeat
-from xmas_job.config import ClusterConfig, IngestSection, RunConfig, validate_config
+from xmas_job.config import IngestSection, RunConfig, validate_config
 from xmas_job.environment import AlertSettings
 from xmas_job.errors import BadDataError, QualityGateError, TryAgainError, UsageError
+from xmas_job.sections import ClusterSection
 from xmas_job.stage_io import Metrics, Source
 from xmas_job.stages import cluster, ingest, pool
 
@@ -31,9 +32,9 @@ def bench(tmp_path: Path) -> Workbench:
 def test_skew_is_told_above_the_limit_only(bench: Workbench) -> None:
     values = {"a": (1.0, 0.0), "b": (1.1, 0.0), "c": (1.2, 0.0), "d": (9.0, 0.0)}  # 3 in one of 2: 1.5 times the mean
     part = ({1: values, 2: values}, {})
-    made = bench.run(
-        cluster.run, ClusterConfig(num_clusters=2), pool=make_pool(bench, "abcd"), extract=[extracted(bench, part)]
-    )
+    pool_of_all, extract = make_pool(bench, "abcd"), [extracted(bench, part)]
+    section = ClusterSection(num_clusters=2, num_iterations=100)
+    made = bench.run(cluster.run, section, pool=pool_of_all, extract=extract)
     metrics = made.record.metrics
     assert cluster_skew(metrics, config(), AlertSettings(cluster_times_mean=1.5)) is None
     words = cluster_skew(metrics, config(), AlertSettings(cluster_times_mean=1.49))
