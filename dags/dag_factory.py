@@ -5,23 +5,18 @@ Owns what Airflow has to know: order, fan-out, retries, limits, outcomes. Comput
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-import structlog
 from airflow.sdk import TaskGroup, TriggerRule, get_current_context, task
-from airflow.sdk.definitions.context import Context
 from airflow.sdk.definitions.xcom_arg import XComArg
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from assets import SELECTIONS
 from launching import Launcher, Unit, call, run_id_of, unit_name
 
-from xmas_job.alerts.failure import Failure, send
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import load_environment
-from xmas_job.errors import XmasError
 from xmas_job.pipeline import STAGES, StageSpec
 
 NUM_RETRIES = 2
@@ -32,6 +27,10 @@ LAUNCHERS = {
     "kubernetes": "launch_kubernetes:kubernetes",
 }
 """By name of module and function: a launcher's provider is wanted only where it is used."""
+ANNOUNCED = "publish"
+"""The stage after which a selection is there for others."""
+BUDGET = r"^(?=.*[1-9])((0*(100(\.0+)?|\d{1,2}(\.\d+)?)|\.\d+)%|0*\.\d+|\d+)$"
+"""A share above 0 and up to 100 %, a fraction below 1, or a count."""
 LOOK_TIMEOUT = timedelta(minutes=30)
 """Of the tasks that look and start no stage. They list landed data and digest models, which may be large."""
 
@@ -80,7 +79,28 @@ def _add_stage(spec: StageSpec, before: list[XComArg], launcher: Launcher) -> li
         if spec.partitioned_by:
             tasks.append(seal())
             tasks[1] >> tasks[2]
+        if spec.name == ANNOUNCED:
+            tasks >> _announce()
     return tasks
+
+
+def _announce() -> XComArg:
+    @task(
+        task_id="announce",
+        execution_timeout=LOOK_TIMEOUT,
+        trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
+        outlets=[SELECTIONS],
+    )
+    def announce() -> str:
+        """Tell the DAGs that follow selections which one this run came to."""
+        context = get_current_context()
+        shown = call("show", run_id_of(context), "--json")
+        uri = str(shown["manifest"]).rpartition("/")[0]
+        known = {name: shown[name] for name in ("selection_id", "num_examples", "manifest", "channel", "run")}
+        context["outlet_events"][SELECTIONS].extra = {**known, "uri": uri}
+        return uri
+
+    return announce()
 
 
 def _reuse(spec: StageSpec) -> list[Unit]:
@@ -88,22 +108,11 @@ def _reuse(spec: StageSpec) -> list[Unit]:
     return units
 
 
-def alert(context: Context) -> None:
-    """Failure callback: one line in the log, and a message to XMAS_ALERT_URLS."""
-    log = structlog.get_logger("xmas_job")
-    dag_run, instance = context["dag_run"], context["ti"]
-    request = shlex.quote(json.dumps(dag_run.conf or {}))
-    failure = Failure(
-        run=run_id_of(context),
-        stage=str(context.get("unit", instance.task_id)),
-        error=str(context.get("exception") or "its process was ended from outside."),
-        retry=f"airflow dags trigger {dag_run.dag_id} --conf {request}",
-    )
-    log.error(failure.title, error=failure.error, retry=failure.retry)
-    urls = load_environment().alert_urls
-    if urls:
-        try:
-            send(failure, urls)
-        except XmasError as error:
-            # The stage's own error matters more, so this one only leaves a line.
-            log.error("the alert did not arrive", error=str(error))  # noqa: TRY400 (expected: no trace)
+def known_params(params: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse a key that is none of a DAG's params; Airflow itself lets a misspelt one pass.
+
+    Raises:
+        AirflowFailException: naming it.
+    """
+    if unknown := sorted(set(params) - set(known)):
+        raise AirflowFailException(f"unknown params {unknown}. Known: {', '.join(known)}.")

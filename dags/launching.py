@@ -33,7 +33,7 @@ OUTCOMES: Mapping[type[XmasError], type[AirflowException]] = {
 """What no retry can mend fails at once, and nothing to do is a skip. Everything else is tried again."""
 
 NOT_FOR_STAGES = re.compile(
-    r"XMAS_(SCRATCH|LAUNCHER|GPU_POOL|MAX_GPUS|ALERT_URLS|GIT_SHA|DOCKER_.*|KUBERNETES_.*)|AWS_(PROFILE|.*_FILE|.*_BUNDLE)"
+    r"XMAS_(SCRATCH|LAUNCHER|GPU_POOL|MAX_GPUS|ALERT_.*|LANDING_.*|GIT_SHA|DOCKER_.*|KUBERNETES_.*)|AWS_(PROFILE|.*_FILE|.*_BUNDLE)"
 )
 """Variables that are the launcher's own business, or the image's; and the names of files that a container lacks."""
 
@@ -86,6 +86,12 @@ def outcome_of(error: XmasError) -> AirflowException:
     """An error of ours as the exception with which Airflow does the right thing."""
     kind = next((outcome for ours, outcome in OUTCOMES.items() if isinstance(error, ours)), AirflowException)
     return kind(f"{error} (exit code {error.exit_code})")
+
+
+def exit_code_of(outcome: str) -> int:
+    """The exit code in the words of an outcome, 1 where it has none: what came from Airflow itself."""
+    found = re.search(r"\(exit code (\d+)\)$", outcome)
+    return int(found[1]) if found else XmasError.exit_code
 
 
 def show(event: Mapping[str, Any]) -> None:

@@ -2,66 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any
-
-from airflow.sdk import DAG, Param
-from airflow.sdk.exceptions import AirflowFailException
-from dag_factory import NUM_RETRIES, RETRY_DELAY, add_line, alert
-
-from xmas_job.catalog.methods import METHODS
-
-BUDGET = r"^(?=.*[1-9])((0*(100(\.0+)?|\d{1,2}(\.\d+)?)|\.\d+)%|0*\.\d+|\d+)$"
-"""A share above 0 and up to 100 %, a fraction below 1, or a count."""
-
-PARAMS = {
-    "recipe": Param(
-        "demo", type="string", minLength=1, description="A shipped recipe, or the path of a YAML file on the worker."
-    ),
-    "budget": Param(
-        "15%", type="string", pattern=BUDGET, description="How much of the pool to select: 15%, 0.15 or 300 (examples)."
-    ),
-    "method": Param(
-        None, type=["null", "string"], enum=[None, *METHODS], description="Selection method. Empty: the recipe's."
-    ),
-    "datasets": Param(
-        None,
-        type=["null", "array"],
-        items={"type": "string", "pattern": r"^[^@/]+(@[^@/]+)?$"},
-        minItems=1,
-        description="Landed datasets of the pool: name (its newest version) or name@version. Empty: the recipe's.",
-    ),
-    "seed": Param(None, type=["null", "integer"], minimum=0, description="Seed of the selection. Empty: the recipe's."),
-    "train_target": Param(
-        default=True,
-        type="boolean",
-        description="Also tune the target on the subset and on random ones, as the recipe says, and compare them.",
-    ),
-    "channel": Param(
-        None,
-        type=["null", "string"],
-        pattern=r"^[a-z0-9][a-z0-9_-]*$",
-        description="Channel that moves to the selection. Empty: the recipe's.",
-    ),
-}
-SETTINGS = {"method": "select.method", "datasets": "datasets", "seed": "select.seed", "channel": "channel"}
-
-
-def request(params: Mapping[str, Any]) -> list[str]:
-    """The params as arguments of `xmas-job resolve`.
-
-    Raises:
-        AirflowFailException: for a key that is none of ours; Airflow itself lets a misspelt one pass.
-    """
-    if unknown := sorted(set(params) - set(PARAMS)):
-        raise AirflowFailException(f"unknown params {unknown}. Known: {', '.join(PARAMS)}.")
-    asked = {setting: params[name] for name, setting in SETTINGS.items() if params[name] is not None}
-    if not params["train_target"]:
-        asked["comparison"] = None
-    settings = [argument for key, value in asked.items() for argument in ("--set", f"{key}={json.dumps(value)}")]
-    return ["--recipe", params["recipe"], "--budget", params["budget"], *settings]
-
+from airflow.sdk import DAG
+from dag_factory import NUM_RETRIES, RETRY_DELAY, add_line
+from selection_request import PARAMS, request
+from telling import alert_run, alert_task
 
 with DAG(
     "xmas_selection",
@@ -70,7 +14,8 @@ with DAG(
     schedule=None,
     catchup=False,
     params=PARAMS,
-    default_args={"retries": NUM_RETRIES, "retry_delay": RETRY_DELAY, "on_failure_callback": alert},
+    default_args={"retries": NUM_RETRIES, "retry_delay": RETRY_DELAY, "on_failure_callback": alert_task},
+    on_failure_callback=alert_run,
     tags=["xmas_job"],
 ) as dag:
     add_line(request)

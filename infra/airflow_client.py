@@ -69,6 +69,20 @@ class Client:
             if len(found) >= page["total_entries"] or not page["task_instances"]:
                 return found
 
+    def unpause(self) -> None:
+        """Let the DAG run by its schedule."""
+        self._http.patch(self._dag, json={"is_paused": False}).raise_for_status()
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The first runs of the DAG, at most a page of them, in the order they were made."""
+        runs: list[dict[str, Any]] = self._get("/dagRuns", limit=PAGE, order_by="id")["dag_runs"]
+        return runs
+
+    def result(self, run_id: str, task_id: str) -> Any:
+        """What a task that is not mapped returned."""
+        path = f"/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+        return self._get(path, deserialize=True)["value"]
+
     def log(self, run_id: str, instance: dict[str, Any]) -> list[dict[str, Any]]:
         """Events of the last try of a task instance."""
         path = f"/dagRuns/{run_id}/taskInstances/{instance['task_id']}/logs/{instance['try_number']}"

@@ -67,7 +67,10 @@ def test_only_the_command_line_writes_to_stdout() -> None:
         and ast.unparse(node.func) in {"print", "typer.echo", "typer.secho", "sys.stdout.write", "pprint.pprint"}
     }
     # The trial of GPUs is a program of its own: preflight reads what it prints.
-    assert writers == {f"xmas_job/{name}.py" for name in ("cli", "console", "store_commands", "commands/kernels")}
+    assert writers == {
+        f"xmas_job/{name}.py"
+        for name in ("cli", "console", "store_commands", "comparison_commands", "commands/kernels")
+    }
 
 
 def test_modules_say_what_they_own_and_stay_short() -> None:

@@ -49,6 +49,8 @@ def call_here(
         (["--budget", "101%"], "budget '101%' is above the pool", "Correct it"),
         (["--budget", "1.5"], "budget '1.5' is no whole number", "Correct it"),
         (["--method", "magic"], "unknown method 'magic'", "module:class"),
+        (["--method", "el2n", "--set", "proxy=null"], "signal 'el2n', but the recipe has no proxy", "proxy.model"),
+        (["--method", "ofa", "--set", "encoder=null"], "but the recipe has no dual encoder", "encoder.model"),
         (["--set", "cluster.num_clusters=[5"], "is not YAML", "Correct it"),
         (["--recipe", "dmo"], "there is no recipe 'dmo'", "demo"),
         (["--nothing"], "No such option", "See --help"),
@@ -132,6 +134,16 @@ def test_json_is_all_there_is_on_stdout(world: World) -> None:
     shown = world.call("show", "latest", "--json")
     assert json.loads(shown.stdout)["run"] == "r"
     assert (planned.stderr, shown.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_selector_that_is_not_there_is_refused_before_anything_starts(world: World, command: str) -> None:
+    (world.folder / "clip").mkdir(exist_ok=True)
+    (world.folder / "clip/config.json").write_text("{}")
+    asked = ["--method", "ofa", "--set", f"encoder.model={world.folder / 'clip'}", "--selector", "selectors/none"]
+    done = world.call(command, "--recipe", world.recipe(), *asked)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error: 'selectors/none' is no trained selector folder" in done.stderr
 
 
 def test_tables_are_for_people(world: World) -> None:

@@ -8,17 +8,12 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from xmas_job.config import (
-    AlignmentConfig,
-    RunConfig,
-    Section,
-    SelectConfig,
-    validate_config,
-)
+from xmas_job.config import RunConfig, SelectConfig, validate_config
 from xmas_job.core.budget import parse_budget, resolve_budget
 from xmas_job.errors import UsageError
 from xmas_job.fingerprint import digest_of
 from xmas_job.recipe_files import load_config, recipe_names
+from xmas_job.sections import AlignmentConfig, Section
 
 MODEL = {"model": "models/m"}
 SMALLEST: dict[str, Any] = {"datasets": ["demo"], "proxy": MODEL}
@@ -62,7 +57,7 @@ def test_unknown_key_is_refused_with_the_nearest_known_one(data: dict[str, Any],
 
 def test_unknown_key_like_no_other_is_refused_with_the_known_ones() -> None:
     assert refusal({**SMALLEST, "cluster": {"zzz": 1}}).remedy == (
-        "Known keys there: max_points_per_centroid, num_clusters, num_iterations, score, seed."
+        "Known keys there: max_points_per_centroid, num_clusters, num_iterations, score, seed, spherical."
     )
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from xmas_job.catalog.methods import METHODS
 from xmas_job.config import RunConfig, validate_config
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.pipeline import STAGES, Node, is_source, node_id, plan, sources, split_training_key
@@ -20,20 +21,22 @@ ARMS = ["subset", "random.0", "random.1"]
 TRAINED = ["subset/0", "subset/1", "random.0/0", "random.1/1"]
 
 
-def config_of(method: str, comparison: dict[str, Any] | None = None) -> RunConfig:
+def config_of(method: str, comparison: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
     data = {
         "datasets": ["a@v1", "b@v3"],
         "proxy": {"model": "models/p"},
+        "encoder": {"model": "models/e"},
         "select": {"method": method},
         "publish": {"budget": "10%"},
         "comparison": comparison,
+        **changes,
     }
     return validate_config(data, where="test")
 
 
 CONFIGS = {
     f"{method} {name}": config_of(method, comparison)
-    for method in ("xmas", "random", "full")
+    for method in METHODS
     for name, comparison in {
         "alone": None,
         "compared": COMPARISON,
@@ -63,6 +66,99 @@ def test_plan_without_a_signal_needs_no_proxy(method: str) -> None:
     config = config_of(method)
     assert [*nodes(config)] == [*TRUNK, "select:subset", "publish:subset", "report"]
     assert "model:proxy" not in sources(config)
+
+
+FEATURES = ["encode:a@v1", "encode:b@v3"]
+ENDS = ["select:subset", "publish:subset", "report"]
+
+
+@pytest.mark.parametrize(
+    ("method", "stages"),
+    [
+        ("el2n", PROXY[:-1]),
+        ("s2l", PROXY),
+        ("density", PROXY[:-1]),
+        ("coincide", PROXY),
+        ("clip_score", FEATURES),
+        ("self_sup", [*FEATURES, "cluster"]),
+        ("ofa", [*FEATURES, "train_selector", "apply_selector"]),
+    ],
+)
+def test_plan_has_the_stages_that_the_methods_signals_come_from(method: str, stages: list[str]) -> None:
+    assert [*nodes(config_of(method))] == [*TRUNK, *stages, *ENDS]
+    needed = {"model:proxy"} if "train_proxy" in stages else {"model:encoder"}
+    assert {source for source in sources(config_of(method)) if source.startswith("model:")} == needed
+
+
+def test_given_selector_stands_in_for_its_training() -> None:
+    config = config_of("ofa_dpp", selector={"uri": "selectors/x"})
+    assert [*nodes(config)] == [*TRUNK, *FEATURES, "apply_selector", *ENDS]
+    assert nodes(config)["apply_selector"].inputs["selector"] == ("model:selector",)
+    assert sources(config)["model:selector"] == "selectors/x"
+
+
+@pytest.mark.parametrize(
+    ("method", "extracted"),
+    [
+        ("xmas", ["alignment"]),
+        ("el2n", ["el2n@last"]),
+        ("highest_learnability", ["loss@first and last"]),
+        ("d2_pruning", ["aum@last", "mean_state@last"]),
+        ("density", ["alignment", "loss"]),
+    ],
+)
+def test_extraction_computes_what_the_method_needs(method: str, extracted: list[str]) -> None:
+    assert nodes(config_of(method))["extract:a@v1"].section.identity()["signals"] == extracted
+
+
+def test_named_union_makes_one_extraction_of_several_methods() -> None:
+    union = {"signals": ["alignment", "el2n@last", "loss@first and all"]}
+    sections = {
+        method: nodes(config_of(method, extract=union))["extract:a@v1"].section.identity()
+        for method in ("xmas", "el2n", "s2l", "highest_learnability")
+    }
+    assert sections["xmas"]["signals"] == union["signals"]
+    assert all(section == sections["xmas"] for section in sections.values())
+    assert "extract:a@v1" not in nodes(config_of("random", extract=union))
+
+
+def test_method_reads_its_clusters_and_the_parts_of_its_other_signals() -> None:
+    read = {
+        method: dict(nodes(config_of(method))["select:subset"].inputs)
+        for method in ("xmas", "coincide", "self_sup", "ofa", "ofa_dpp", "density")
+    }
+    pool, extract, encode = {"pool": ("pool",)}, {"extract": tuple(PROXY[1:3])}, {"encode": tuple(FEATURES)}
+    cluster, selector = {"cluster": ("cluster",)}, {"apply_selector": ("apply_selector",)}
+    assert read == {
+        "xmas": {**pool, **cluster},
+        "coincide": {**pool, **cluster, **extract},
+        "self_sup": {**pool, **cluster, **encode},
+        "ofa": {**pool, **selector},
+        "ofa_dpp": {**pool, **selector, **encode},
+        "density": {**pool, **extract},
+    }
+
+
+def test_clusters_are_the_methods_unless_the_recipe_says_otherwise() -> None:
+    own = nodes(config_of("coincide"))["cluster"].section.identity()
+    assert {name: own[name] for name in ("signal", "num_clusters", "num_iterations", "spherical", "is_most")} == {
+        "signal": "coincide", "num_clusters": 10_000, "num_iterations": 50, "spherical": True, "is_most": True
+    }  # fmt: skip
+    said = nodes(config_of("coincide", cluster={"num_clusters": 7, "spherical": False}))["cluster"].section.identity()
+    assert (said["num_clusters"], said["num_iterations"]) == (7, 50)
+    assert not {"spherical", "is_most"} & said.keys()
+
+
+def test_later_kinds_of_clusters_and_unused_settings_leave_fingerprints_as_they_were() -> None:
+    """The fields that the first version had, and no other: what was built is found again."""
+    planned = nodes(config_of("xmas", cluster={"num_clusters": 40}, extract={"coincide_layers": [0]}))
+    assert planned["cluster"].section.identity() == {
+        "score": "sum", "num_clusters": 40, "num_iterations": 100, "max_points_per_centroid": 256, "seed": 1234
+    }  # fmt: skip
+    assert planned["extract:a@v1"].section.identity()["coincide_layers"] == [3, 7, 11, 15, 19]
+    used = nodes(config_of("coincide", extract={"coincide_layers": [0], "alignment": {"top_k": 3}}))
+    assert used["extract:a@v1"].section.identity()["coincide_layers"] == [0]
+    assert used["extract:a@v1"].section.identity()["alignment"]["top_k"] == 5
 
 
 def test_plan_of_a_comparison_trains_every_arm_with_every_seed() -> None:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.processes import wait_until
-from xmas_job.config import Section
 from xmas_job.environment import Environment
 from xmas_job.errors import BadDataError
 from xmas_job.pipeline import Inputs, Node, StageSpec
 from xmas_job.recipe_files import load_config
 from xmas_job.runner import Run, Runner
+from xmas_job.sections import Section
 from xmas_job.stage_io import Metrics, Source, StageIO
 from xmas_job.storage.record import Artifact
 from xmas_job.storage.roots import open_store

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from xmas_job import __version__, store_commands
+from xmas_job import __version__, comparison_commands, store_commands
 from xmas_job.console import (
     BudgetOption,
     JsonOption,
     MethodOption,
     RecipeOption,
+    SelectorOption,
     SetOption,
+    expected_error,
+    for_a_launcher,
     print_json,
     print_table,
     read_config,
     read_environment,
 )
 from xmas_job.entrypoints import load_entrypoint
-from xmas_job.errors import TryAgainError, UsageError, XmasError
+from xmas_job.errors import UsageError, XmasError
 from xmas_job.progress import StageBoard
 
 app = typer.Typer(
@@ -39,6 +38,7 @@ demo = typer.Typer(
 )
 app.add_typer(demo, name="demo")
 
+comparison_commands.add_to(app)
 store_commands.add_to(app)
 
 
@@ -57,6 +57,7 @@ def run(
     recipe: RecipeOption,
     budget: BudgetOption = None,
     method: MethodOption = None,
+    selector: SelectorOption = None,
     settings: SetOption = None,
     run_id: Annotated[str | None, typer.Option("--run-id", help="Start, or continue, the run of this id.")] = None,
     as_json: JsonOption = False,
@@ -65,7 +66,7 @@ def run(
 
     Everything that is there already is reused; after an interruption, give the same command again.
     """
-    config = read_config(recipe, budget, method, settings)
+    config = read_config(recipe, budget, method, settings, selector)
     work = load_entrypoint("xmas_job.commands.run:run_line")
     environment = read_environment()
     if sys.stderr.isatty() and environment.log_format != "json":
@@ -87,7 +88,7 @@ def preflight(
 
     Ask where the stages run, e.g. docker run --rm --gpus all --shm-size 1g xmas-job preflight.
     """
-    config = read_config(recipe, None, None, None) if recipe else None
+    config = read_config(recipe) if recipe else None
     result = load_entrypoint("xmas_job.commands.preflight:preflight")(read_environment(), config)
     if as_json:
         print_json(result)
@@ -103,11 +104,12 @@ def plan(
     recipe: RecipeOption,
     budget: BudgetOption = None,
     method: MethodOption = None,
+    selector: SelectorOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a run would reuse (HIT), finish (PARTIAL) and build (MISS; UNKNOWN until its inputs are built)."""
-    config = read_config(recipe, budget, method, settings)
+    config = read_config(recipe, budget, method, settings, selector)
     result = load_entrypoint("xmas_job.commands.plan:plan_run")(read_environment(), config)
     if as_json:
         print_json(result)
@@ -125,11 +127,12 @@ def resolve(
     run_id: Annotated[str, typer.Option("--run-id", help="Id of the run to start.")],
     budget: BudgetOption = None,
     method: MethodOption = None,
+    selector: SelectorOption = None,
     settings: SetOption = None,
 ) -> None:
     """Start a run for a launcher: fix versions and models by content, write run.json, print the stages as JSON."""
-    with _for_a_launcher():
-        config = read_config(recipe, budget, method, settings)
+    with for_a_launcher():
+        config = read_config(recipe, budget, method, settings, selector)
         print_json(load_entrypoint("xmas_job.commands.resolve:start")(read_environment(), config, run_id))
 
 
@@ -143,7 +146,7 @@ def stage(
     ] = None,
 ) -> None:
     """Build or find one stage of a started run. Prints one JSON line; exit codes tell a launcher what to do."""
-    with _for_a_launcher():
+    with for_a_launcher():
         print_json(load_entrypoint("xmas_job.commands.stage:run_stage")(read_environment(), run_id, name, partition))
 
 
@@ -153,8 +156,37 @@ def reuse(
     run_id: Annotated[str, typer.Option("--run", help="Id of a started run.")],
 ) -> None:
     """Take into the run what is there already of a stage, and print what is left to build, as JSON; builds nothing."""
-    with _for_a_launcher():
+    with for_a_launcher():
         print_json(load_entrypoint("xmas_job.commands.reuse:reuse")(read_environment(), run_id, name))
+
+
+@app.command()
+def landed(
+    recipe: RecipeOption,
+    budget: BudgetOption = None,
+    method: MethodOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Name the run that the newest landed versions ask for, as JSON; exit code 99 if it was started. Starts nothing."""
+    with for_a_launcher():
+        config = read_config(recipe, budget, method, settings)
+        request = {"recipe": recipe, "budget": budget, "method": method, "settings": sorted(settings or [])}
+        work = load_entrypoint("xmas_job.commands.landed:run_for_landed")
+        print_json(work(read_environment(), config, request))
+
+
+@app.command()
+def watch(
+    last: Annotated[int, typer.Option("--last", min=1, help="How many runs to look at.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at the last runs for what the alert rules tell of, and tell it to XMAS_ALERT_URLS, each thing once."""
+    result = load_entrypoint("xmas_job.commands.watch:watch")(read_environment(), last)
+    if as_json:
+        print_json(result)
+        return
+    rows = [(a["rule"], a["run"], a["stage"], "told" if a["told"] else "", a["error"]) for a in result["alerts"]]
+    print_table(("rule", "run", "stage", "", ""), rows)
 
 
 @app.command()
@@ -169,7 +201,7 @@ def show(
 
 @app.command()
 def methods(as_json: JsonOption = False) -> None:
-    """List the selection methods: paper, signals, whether one ranking serves every budget, cost, what each keeps."""
+    """List the selection methods: what each keeps, needs and costs, and whether one ranking serves every budget."""
     result = load_entrypoint("xmas_job.commands.methods:list_methods")()
     if as_json:
         print_json(result)
@@ -181,12 +213,12 @@ def methods(as_json: JsonOption = False) -> None:
             ", ".join(f"{need['signal']} ({need['checkpoints']})" for need in method["signals"]) or "none",
             "yes" if method["nested"] else "no",
             method["cost"],
-            f"needs {', '.join(method['missing'])}" if method["missing"] else "yes",
+            ", ".join(method["models"]) or "none",
             method["paper"],
         )
         for method in result["methods"]
     ]
-    print_table(("method", "keeps", "signals (checkpoints)", "nested", "cost", "served", "paper"), rows)
+    print_table(("method", "keeps", "signals (checkpoints)", "nested", "cost", "models", "paper"), rows)
 
 
 @app.command()
@@ -229,7 +261,7 @@ def main() -> None:
     except typer.Abort:
         sys.exit(130)
     except (XmasError, OSError) as error:
-        expected = _expected(error)
+        expected = expected_error(error)
         _say_error(expected.message, expected.remedy)
         sys.exit(expected.exit_code)
     except Exception as error:
@@ -239,38 +271,6 @@ def main() -> None:
         if error.format_message():  # else it has shown the help, because there were no arguments
             _say_error(error.format_message(), "See --help.")
         sys.exit(2)
-
-
-@contextmanager
-def _for_a_launcher() -> Iterator[None]:
-    """End with the launcher; an expected error is the last line on stdout, as JSON."""
-    has_parent = load_entrypoint("xmas_job.commands.process:exit_with_parent")()
-    try:
-        yield
-    except (XmasError, OSError) as error:
-        expected = _expected(error)
-        print_json({"error": expected.message, "remedy": expected.remedy, "exit_code": expected.exit_code})
-        if has_parent:  # which says it once, to the person
-            raise typer.Exit(expected.exit_code) from error
-        raise
-
-
-def _expected(error: XmasError | OSError) -> XmasError:
-    """An operating system's refusal as an error with a remedy; other OSErrors are defects and keep their trace."""
-    if isinstance(error, XmasError):
-        return error
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return TryAgainError(
-            f"no space left for {error.filename or 'a file'}: {os.strerror(error.errno)}.",
-            "Free some space, or point XMAS_STORE_ROOT and XMAS_SCRATCH elsewhere; then give the same command again: "
-            "what was finished is kept.",
-        )
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}:
-        return UsageError(
-            f"cannot use {error.filename}: {os.strerror(error.errno)}.",
-            "Check the folders of XMAS_STORE_ROOT and XMAS_SCRATCH and who may read and write there.",
-        )
-    raise error
 
 
 def _progress(stage: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """What a run computes: one frozen section a stage; unknown keys are refused.
 
-Owns everything that changes the bytes. Where and how a run is executed is in `environment`.
+Owns how sections make a run, and what contradicts itself in one; those of signals and clusters are in `sections`.
+Where and how a run is executed is in `environment`.
 """
 
 from __future__ import annotations
@@ -8,43 +9,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from xmas_job.catalog.methods import find_method
-from xmas_job.catalog.signals import EXTRACTED, SIGNALS
+from xmas_job.catalog.needs import needs_of, unclustered_needs
+from xmas_job.catalog.signals import SIGNALS
 from xmas_job.core.budget import parse_budget
 from xmas_job.errors import UsageError
+from xmas_job.sections import ClusterConfig, EncoderConfig, ExtractConfig, Hardware, Section, SelectorConfig
 
 TextOnlyPolicy = Literal["cluster", "proportional", "exclude"]
-Device = Literal["cpu", "cuda"]
-Dtype = Literal["float32", "bfloat16"]
-
-Layer = Annotated[int, Field(ge=0)]
 DatasetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z0-9][A-Za-z0-9_.-]*)?$")]
 """A folder of landing/: name (newest version) or name@version."""
-
-
-class Section(BaseModel):
-    """A stage's own configuration: frozen, typed, no unknown keys, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    naming: ClassVar[frozenset[str]] = frozenset()
-    """Fields that only name an input. The input's content digest stands for them in the fingerprint."""
-
-    def identity(self) -> dict[str, Any]:
-        """The fields that enter the stage's fingerprint, as JSON values."""
-        return self.model_dump(mode="json", exclude=set(self.naming))
-
-
-class Hardware(Section):
-    """Device and precision. Part of identity, because both change bytes."""
-
-    device: Device = "cpu"
-    dtype: Dtype = "float32"
-    cpu_threads: int = Field(1, ge=1, description="Threads of one process on a CPU; sums depend on their number.")
 
 
 class IngestConfig(Section):
@@ -107,67 +85,6 @@ class ProxyConfig(Section):
     model: str = Field(description="Folder of a transformers LVLM: a path, or a key under the store root.")
     num_checkpoints: int = Field(7, ge=1, description="T, evenly spaced over the examples seen, last at the end.")
     training: TrainingConfig = TrainingConfig()
-
-
-class AlignmentConfig(Section):
-    """Which score of the alignment family; defaults are the paper's. Equations: extraction/alignment.py."""
-
-    attention: Literal["paper", "head_mean"] = Field(
-        "paper", description="One map of all heads side by side before RoPE, or the mean of the heads' own maps."
-    )
-    block: Literal["cross_modal", "full"] = Field("cross_modal", description="Text rows and image columns, or all.")
-    layers: Literal["all", "first", "last"] | Annotated[tuple[Layer, ...], Field(min_length=1)] = Field(
-        "all", description="Or a list, from 0."
-    )
-    aggregation: Literal["sum", "concat_text", "concat_vision"] = Field("sum", description="Of the layers' blocks.")
-    score: Literal["singular_values", "leading_vector"] = "singular_values"
-    top_k: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
-        5, description="Singular values kept; of all only the sum is kept."
-    )
-
-    @model_validator(mode="after")
-    def _vectors_have_one_entry_an_image_token(self) -> AlignmentConfig:
-        if self.score == "leading_vector" and (self.block == "full" or self.aggregation == "concat_vision"):
-            raise ValueError(
-                "leading_vector has an entry an image token; with block full or aggregation concat_vision it has others"
-            )
-        return self
-
-
-class ExtractConfig(Section):
-    """Signals at every checkpoint."""
-
-    signals: tuple[str, ...] = Field(("alignment",), min_length=1, description="One pass serves all of them.")
-    alignment: AlignmentConfig = AlignmentConfig()
-    coincide_layers: tuple[Layer, ...] = Field(
-        (3, 7, 11, 15, 19),
-        min_length=1,
-        description="Decoder layers of COINCIDE's features; those of a 24-layer proxy.",
-    )
-    share_prefixes: bool = Field(default=True, description="Compute what examples on one image share once.")
-    partition_size: int = Field(4096, ge=1, description="Examples a partition; never depends on the workers.")
-    token_budget: int = Field(16_384, ge=1, description="Padded tokens a batch.")
-    max_length: int = Field(2048, ge=16)
-    hardware: Hardware = Hardware()
-
-    @field_validator("signals")
-    @classmethod
-    def _known_signals(cls, signals: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [name for name in signals if name not in EXTRACTED]:
-            raise ValueError(f"unknown signal {unknown[0]!r}; known: {', '.join(sorted(EXTRACTED))}")
-        return tuple(sorted(set(signals)))
-
-
-class ClusterConfig(Section):
-    """K-means over trajectories (faiss)."""
-
-    score: Literal["sum", "values"] = Field(
-        "sum", description="A trajectory's steps: the sum of an example's values, or the values themselves."
-    )
-    num_clusters: int = Field(1000, ge=1, description="K.")
-    num_iterations: int = Field(100, ge=1)
-    max_points_per_centroid: int = Field(256, ge=1, description="k-means trains on at most K times as many examples.")
-    seed: int = Field(1234, description="faiss's own default, as in the public release.")
 
 
 class SelectConfig(Section):
@@ -249,29 +166,15 @@ class RunConfig(Section):
     )
     ingest: IngestConfig = IngestConfig()
     pool: PoolConfig = PoolConfig()
-    proxy: ProxyConfig
+    proxy: ProxyConfig | None = Field(None, description="For methods with signals of it.")
     extract: ExtractConfig = ExtractConfig()
+    encoder: EncoderConfig | None = Field(None, description="For methods with signals of it.")
+    selector: SelectorConfig = SelectorConfig()
     cluster: ClusterConfig = ClusterConfig()
     select: SelectConfig = SelectConfig()
     publish: PublishConfig = PublishConfig()
     comparison: ComparisonConfig | None = Field(None, description="Absent: select and publish only.")
     channel: str = Field("latest", pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Moves to the published selection.")
-
-    @field_validator("select")
-    @classmethod
-    def _signals_can_exist(cls, select: SelectConfig) -> SelectConfig:
-        for signal in find_method(select.method).signal_names:
-            if signal not in SIGNALS:
-                raise UsageError(
-                    f"method {select.method!r} needs the signal {signal!r}, which does not exist.",
-                    f"Signals are: {', '.join(sorted(SIGNALS))}.",
-                )
-            if SIGNALS[signal].stage is None:
-                raise UsageError(
-                    f"method {select.method!r} needs the signal {signal!r}, which no stage hands to methods.",
-                    SIGNALS[signal].remedy,
-                )
-        return select
 
     @field_validator("image_roots")
     @classmethod
@@ -283,12 +186,33 @@ class RunConfig(Section):
         return roots
 
     @model_validator(mode="after")
-    def _signal_is_extracted(self) -> RunConfig:
-        needed = find_method(self.select.method).clustered_signal
-        if needed is not None and needed not in self.extract.signals:
-            raise ValueError(f"select.method {self.select.method!r} needs {needed!r} among extract.signals")
-        if self.extract.alignment.score == "leading_vector" and self.cluster.score != "values":
-            raise ValueError("the entries of leading_vector have no meaningful sum; set cluster.score to values")
+    def _signals_can_exist(self) -> RunConfig:
+        """Every signal of the method is known, and the run has the model that computes it."""
+        has = {"proxy": self.proxy is not None, "dual encoder": self.encoder is not None}
+        method = find_method(self.select.method)
+        for need in needs_of(method):
+            signal = SIGNALS.get(need.signal)
+            if signal is None:
+                raise UsageError(
+                    f"method {self.select.method!r} needs the signal {need.signal!r}, which does not exist.",
+                    f"Signals are: {', '.join(sorted(SIGNALS))}.",
+                )
+            if not has["proxy" if signal.model == "proxy" else "dual encoder"]:
+                raise UsageError(
+                    f"method {self.select.method!r} needs the signal {need.signal!r}, but the recipe has no "
+                    f"{'dual encoder' if signal.model == 'selector' else signal.model}.",
+                    signal.remedy,
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _signals_have_a_meaning(self) -> RunConfig:
+        if self.extract.alignment.score == "leading_vector":
+            method = find_method(self.select.method)
+            if self.cluster.score != "values":
+                raise ValueError("the entries of leading_vector have no meaningful sum; set cluster.score to values")
+            if any(need.signal == "alignment" for need in unclustered_needs(method)):
+                raise ValueError(f"{self.select.method} reads sums of alignment values, and leading_vector has none")
         return self
 
     @model_validator(mode="after")

@@ -1,9 +1,12 @@
-"""What all commands share: options, settings, and how a result is printed."""
+"""What all commands share: options, settings, how a result is printed, and how an error is told."""
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +17,7 @@ from rich.table import Table
 from xmas_job.config import RunConfig
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment, load_environment
+from xmas_job.errors import TryAgainError, UsageError, XmasError
 from xmas_job.logs import configure_logs
 from xmas_job.recipe_files import load_config
 
@@ -25,15 +29,25 @@ MethodOption = Annotated[
     str | None,
     typer.Option("--method", help="A name that `xmas-job methods` lists, or module:class. Default: the recipe's."),
 ]
+SelectorOption = Annotated[
+    str | None,
+    typer.Option("--selector", help="A trained OFA selector: folder, key or URI. Default: the recipe's, or train one."),
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value, any setting of the recipe; repeatable.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 
 
-def read_config(recipe: str, budget: str | None, method: str | None, settings: list[str] | None) -> RunConfig:
+def read_config(
+    recipe: str,
+    budget: str | None = None,
+    method: str | None = None,
+    settings: list[str] | None = None,
+    selector: str | None = None,
+) -> RunConfig:
     """The configuration that the options name."""
-    named = {"publish.budget": budget, "select.method": method}
+    named = {"publish.budget": budget, "select.method": method, "selector.uri": selector}
     overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
     text = load_entrypoint("xmas_job.commands.resolve:read_recipe")(recipe) if "://" in recipe else None
     return load_config(recipe, [*(settings or []), *overrides], text)
@@ -59,3 +73,35 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     Console().print(table)
+
+
+@contextmanager
+def for_a_launcher() -> Iterator[None]:
+    """End with the launcher; an expected error is the last line on stdout, as JSON."""
+    has_parent = load_entrypoint("xmas_job.commands.process:exit_with_parent")()
+    try:
+        yield
+    except (XmasError, OSError) as error:
+        expected = expected_error(error)
+        print_json({"error": expected.message, "remedy": expected.remedy, "exit_code": expected.exit_code})
+        if has_parent:  # which says it once, to the person
+            raise typer.Exit(expected.exit_code) from error
+        raise
+
+
+def expected_error(error: XmasError | OSError) -> XmasError:
+    """An operating system's refusal as an error with a remedy; other OSErrors are defects and keep their trace."""
+    if isinstance(error, XmasError):
+        return error
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return TryAgainError(
+            f"no space left for {error.filename or 'a file'}: {os.strerror(error.errno)}.",
+            "Free some space, or point XMAS_STORE_ROOT and XMAS_SCRATCH elsewhere; then give the same command again: "
+            "what was finished is kept.",
+        )
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}:
+        return UsageError(
+            f"cannot use {error.filename}: {os.strerror(error.errno)}.",
+            "Check the folders of XMAS_STORE_ROOT and XMAS_SCRATCH and who may read and write there.",
+        )
+    raise error

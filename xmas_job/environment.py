@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, Json, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from xmas_job.errors import UsageError
@@ -93,7 +93,9 @@ class Environment(BaseSettings):
         "default_pool", description="Airflow pool of the GPU stages; give it as many slots as there are GPUs."
     )
     alert_urls: str = Field(
-        "", description="Where failures are told: Apprise URLs (json://, mailto://, slack://), spaces between."
+        "",
+        repr=False,  # they hold passwords
+        description="Where failures are told: Apprise URLs (json://, mailto://, slack://), spaces between.",
     )
     log_format: LogFormat = Field("auto", description="auto (console on a terminal, else JSON), json or console.")
 
@@ -140,6 +142,36 @@ class KubernetesSettings(BaseSettings):
     secret: str | None = Field(None, description="Secret whose keys become variables, such as AWS_SECRET_ACCESS_KEY.")
     scratch_size: str = Field("200Gi", description="Most that a stage may keep in XMAS_SCRATCH.")
     shm_size: str = Field("8Gi", description="Size of /dev/shm, through which torch's processes pass tensors.")
+
+
+class AlertSettings(BaseSettings):
+    """Limits of the alert rules: variables named XMAS_ALERT_<FIELD>. What stops a run is in its configuration."""
+
+    model_config = SettingsConfigDict(env_prefix="XMAS_ALERT_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    quarantine_fraction: float = Field(
+        0.02, ge=0, le=1, description="Quarantined rows of a landed version; 5% stop a run unless its recipe differs."
+    )
+    cluster_times_mean: float = Field(20.0, gt=1, description="Size of the largest cluster, in mean sizes.")
+    empty_cluster_fraction: float = Field(0.1, ge=0, le=1, description="Clusters without an example.")
+    heartbeat_seconds: float = Field(
+        300.0, gt=0, description="A lease's heartbeat that stands still; well above XMAS_LEASE_TTL_SECONDS."
+    )
+    watch_seconds: int = Field(300, ge=1, description="How often the DAG xmas_watch looks at the runs.")
+
+
+class LandingSettings(BaseSettings):
+    """What starts when data lands: variables named XMAS_LANDING_<FIELD>."""
+
+    model_config = SettingsConfigDict(env_prefix="XMAS_LANDING_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    conf: Json[dict[str, Any]] | None = Field(
+        None, description='What to ask of xmas_selection: {"recipe": "...", "budget": "15%"}. Default: nothing.'
+    )
+    queue: str | None = Field(None, description="URL of the SQS queue that S3 tells of _SUCCESS files.")
+    connection: str | None = Field(None, description="Airflow connection of the queue. Default: the AWS_* variables.")
+    poll_seconds: int = Field(20, ge=0, description="Between two looks into the queue.")
+    reconcile_seconds: int = Field(900, ge=1, description="Between two looks into the store, whatever was announced.")
 
 
 Settings = TypeVar("Settings", bound=BaseSettings)

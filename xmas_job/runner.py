@@ -16,7 +16,7 @@ from typing import Literal
 import structlog
 
 from xmas_job import __version__
-from xmas_job.config import RunConfig, Section
+from xmas_job.config import RunConfig
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment
 from xmas_job.errors import MissingInputError, NothingToDoError, TryAgainError, XmasError
@@ -24,6 +24,7 @@ from xmas_job.fingerprint import Json, canonical_json
 from xmas_job.logs import get_logger
 from xmas_job.pipeline import Node, is_source, plan
 from xmas_job.progress import ProgressCallback, ProgressEvents
+from xmas_job.sections import Section
 from xmas_job.stage_io import Metrics, Source, StageIO
 from xmas_job.storage.journal import noted_failures, outcome_key, utc_now
 from xmas_job.storage.lease import Lease, acquire, try_acquire
@@ -140,12 +141,14 @@ class Runner:
         started = time.monotonic()
         node = self.run.nodes[node_id]
         address = self.address(node)
-        with structlog.contextvars.bound_contextvars(run=self.run.run_id, stage=node_id):
-            with noted_failures(self.store, self.run.run_id, node_id, partition):
-                if node.spec.partitioned_by and partition is None:
-                    artifact, status = self._run_partitions(node, address)
-                else:
-                    artifact, status = self._run_unit(Unit(node, address, partition))
+        with (
+            structlog.contextvars.bound_contextvars(run=self.run.run_id, stage=node_id),
+            noted_failures(self.store, self.run.run_id, node_id, partition),
+        ):
+            if node.spec.partitioned_by and partition is None:
+                artifact, status = self._run_partitions(node, address)
+            else:
+                artifact, status = self._run_unit(Unit(node, address, partition))
             result = StageResult(node_id, status, time.monotonic() - started, artifact)
             if partition is None:
                 self._note(result)

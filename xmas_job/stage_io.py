@@ -12,6 +12,7 @@ from xmas_job.fingerprint import Json, digest_of_folder
 from xmas_job.progress import ProgressCallback
 from xmas_job.storage.output import Output
 from xmas_job.storage.record import Artifact
+from xmas_job.storage.roots import open_store
 from xmas_job.storage.store import Store
 
 Metrics = Mapping[str, Json]
@@ -62,5 +63,14 @@ class StageIO:
 
 
 def model_folder(store: Store, uri: str) -> Path:
-    """The local folder of a model that is named by an absolute path or by its key in the store."""
-    return Path(uri) if Path(uri).is_absolute() else store.local_folder(uri)
+    """The local folder of a model that is named by an absolute path, its key in the store, or a URI."""
+    if Path(uri).is_absolute():
+        return Path(uri)
+    home, key = locate(store, uri)
+    return home.local_folder(key)
+
+
+def locate(store: Store, uri: str) -> tuple[Store, str]:
+    """The store and the key in it that a URI names; a key alone is one of `store`."""
+    root, _, name = uri.rstrip("/").rpartition("/")
+    return (open_store(root), name) if "://" in uri else (store, uri)

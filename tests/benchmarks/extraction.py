@@ -27,10 +27,10 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from tests.extraction.alignment_reference import Reference
 from tests.tiny_models import tiny_llava
-from xmas_job.config import AlignmentConfig
 from xmas_job.extraction.batching import Sample, batches_of
 from xmas_job.extraction.signals import Request, plain_signals, shared_signals
 from xmas_job.models.adapter import LVLM, Encoded
+from xmas_job.sections import AlignmentConfig
 
 NUM_IMAGE_TOKENS = 576
 PREFIX = 35

@@ -9,7 +9,8 @@ import pytest
 
 from tests.small_world import World, land_version
 from xmas_job.commands.resolve import latest_run_id, new_run_id, read_run, resolve_run, start, start_run
-from xmas_job.errors import UsageError
+from xmas_job.errors import BadDataError, UsageError
+from xmas_job.fingerprint import digest_of_folder
 from xmas_job.recipe_files import load_config
 from xmas_job.runner import Run
 
@@ -220,3 +221,46 @@ def test_latest_run_is_the_one_started_last(world: World) -> None:
         raw = json.loads(world.store.read(f"runs/{run_id}/run.json"))
         world.store.put(f"runs/{run_id}/run.json", json.dumps({**raw, "created_at": created_at}).encode())
     assert latest_run_id(world.store) == "b"
+
+
+# --- trained selectors --------------------------------------------------------------------------------------------
+
+
+def with_selector(uri: str, encoder: str) -> dict[str, Any]:
+    return {"select": {"method": "ofa"}, "encoder": {"model": encoder}, "selector": {"uri": uri}}
+
+
+def make_selector(folder: Path, encoder: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text(json.dumps({"encoder": digest_of_folder(Path(encoder))}))
+    (folder / "selector.safetensors").write_bytes(b"w")
+    return folder
+
+
+def test_selector_is_found_by_path_key_and_uri(world: World, tmp_path: Path) -> None:
+    encoder = make_model(tmp_path / "clip")
+    folder = make_selector(world.folder / "store/selectors/s1", encoder)
+    digests = {
+        resolve(world, **with_selector(uri, encoder)).sources["model:selector"].digest
+        for uri in ("selectors/s1", str(folder), folder.as_uri(), f"{folder.as_uri()}/")
+    }
+    assert digests == {digest_of_folder(folder)}
+
+
+def test_selector_of_another_encoder_is_refused_with_both_named(world: World, tmp_path: Path) -> None:
+    encoder, other = make_model(tmp_path / "clip"), make_model(tmp_path / "siglip", b"v")
+    folder = make_selector(tmp_path / "selector", encoder)
+    error = refusal(world, **with_selector(str(folder), other))
+    assert digest_of_folder(Path(encoder))[:12] in error.message
+    assert other in error.message
+    assert str(folder) in error.message
+
+
+def test_folder_without_a_card_is_no_selector(world: World, tmp_path: Path) -> None:
+    encoder = make_model(tmp_path / "clip")
+    error = refusal(world, **with_selector(encoder, encoder))
+    assert "is no trained selector folder: there is no card.json" in error.message
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/card.json").write_text("[]")
+    with pytest.raises(BadDataError, match=r"card\.json is broken"):
+        resolve(world, **with_selector(str(tmp_path / "broken"), encoder))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from xmas_job.core.kmeans import Clustering, cluster
+from xmas_job.core.kmeans import Clustering, cluster, supported_clusters
 from xmas_job.errors import BadDataError, UsageError
 
 Features = NDArray[np.float32]
@@ -173,3 +173,25 @@ def test_mapped_half_precision_rows_give_what_an_array_gives(tmp_path: Path) -> 
     settings: Any = {"num_clusters": 3, "num_iterations": 10, "max_points_per_centroid": 64, "seed": 2}
     mapped = cluster(np.load(tmp_path / "features.npy", mmap_mode="r"), **settings)
     assert bytes_of(mapped) == bytes_of(cluster(features.astype(np.float32), **settings))
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_clusters"), [(1, 1), (38, 1), (78, 2), (79, 2), (389, 9), (390, 10), (10_000, 10)]
+)
+def test_small_pool_lowers_k_to_39_rows_a_cluster(num_rows: int, num_clusters: int) -> None:
+    assert supported_clusters(10, num_rows) == num_clusters
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_rows_to_train_on_may_lie_in_a_file(tmp_path: Path, spherical: bool) -> None:
+    features, _ = blobs(300, 3, 0.5)
+    asked: list[tuple[int, int]] = []
+
+    def mapped(shape: tuple[int, int]) -> Features:
+        asked.append(shape)
+        return np.memmap(tmp_path / "rows", dtype=np.float32, mode="w+", shape=shape)
+
+    settings = {"num_clusters": 4, "num_iterations": 20, "max_points_per_centroid": 50, "seed": 3}
+    result = cluster(features, **settings, spherical=spherical, allocate=mapped)
+    assert bytes_of(result) == bytes_of(cluster(features, **settings, spherical=spherical))
+    assert asked == [(200, 7)]

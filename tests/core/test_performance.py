@@ -7,6 +7,7 @@ import pytest
 
 from xmas_job.core.performance import (
     average_relative_performance,
+    holm,
     mean_and_standard_error,
     mean_by_source,
     paired_difference,
@@ -152,3 +153,20 @@ def test_arp_is_the_mean_of_the_relative_scores():
 def test_arp_refuses_what_it_cannot_divide(scores, full):
     with pytest.raises(BadDataError):
         average_relative_performance(scores, full)
+
+
+def test_p_value_agrees_with_the_interval_and_with_the_printed_table():
+    # d = 1 0 1 0: mean 0.5, error sqrt(1/12), t = sqrt(3) at 3 degrees: two-sided p 0.1817 (between 0.2 and 0.1).
+    assert paired_difference([[1, 1, 1, 1]], [[0, 1, 0, 1]]).p_value == pytest.approx(0.1817, abs=1e-4)
+    edge = paired_difference([[1, 1, 1, 1]], [[0, 1, 0, 1]], confidence=1 - 0.18169)
+    assert edge.low == pytest.approx(0, abs=1e-4)
+    assert paired_difference([[1, 1]], [[1, 1]]).p_value == 1.0
+    assert paired_difference([[1, 1]], [[0, 0]]).p_value == 0.0
+
+
+def test_holm_by_hand():
+    # Sorted 0.01 0.02 0.03 0.04: times 4, 3, 2, 1 = 0.04 0.06 0.06 0.04, and never below the one before.
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([0.03]) == [0.03]
+    assert holm([]) == []

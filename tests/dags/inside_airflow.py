@@ -30,6 +30,17 @@ CONFS: list[dict[str, Any]] = [
 ]
 
 
+COMPARISON_CONFS: list[dict[str, Any]] = [
+    {},
+    {"methods": ["xmas", "my_module.more:Mine", "full"], "budgets": ["10%", "300"], "seeds": 2, "recipe": "mine.yaml"},
+    {"methods": ["magic"]},
+    {"methods": []},
+    {"budgets": ["10%", "0%"]},
+    {"seeds": 0},
+    {"method": "xmas"},
+]
+
+
 SAID = '{"event": "e"}\n{"error": "bad rows.", "remedy": "Look.", "exit_code": 64}\nerror: bad rows.\n  Look.\n'
 ENDS: list[dict[str, Any]] = [
     {"terminated": {"exit_code": 64, "reason": "Error", "message": SAID}},
@@ -43,15 +54,22 @@ ENDS: list[dict[str, Any]] = [
 
 def facts() -> dict[str, Any]:
     started = time.perf_counter()
-    import airflow.sdk  # noqa: F401
+    import airflow.sdk
 
     after_airflow, before = time.perf_counter(), set(sys.modules)
-    import xmas_selection
+    import xmas_selection  # noqa: F401
 
     parsed = {"seconds": time.perf_counter() - after_airflow, "modules": sorted(set(sys.modules) - before)}
     parsed["seconds_of_airflow"] = after_airflow - started
+    import airflow.providers.standard.operators.trigger_dagrun  # noqa: F401
+
+    started, before = time.perf_counter(), set(sys.modules)
+    import xmas_comparison
+
+    compared = {"seconds": time.perf_counter() - started, "modules": sorted(set(sys.modules) - before)}
 
     import launching
+    import selection_request
     from airflow.dag_processing.dagbag import BundleDagBag
     from airflow.serialization.serialized_objects import DagSerialization
 
@@ -64,14 +82,46 @@ def facts() -> dict[str, Any]:
     return {
         "import_errors": bag.import_errors,
         "dags": sorted(bag.dags),
+        "schedules": {name: _schedule(found) for name, found in bag.dags.items()},
+        "landing_params": bag.dags["xmas_landing"].params.dump() if "xmas_landing" in bag.dags else None,
         "parsed": parsed,
+        "comparison": _comparison(bag.dags["xmas_comparison"], xmas_comparison.request, compared),
         "tasks": {task.task_id: _task(task) for task in dag.tasks},
         "tasks_after_a_round_trip": sorted(DagSerialization.from_dict(json.loads(json.dumps(data))).task_dict),
         "serialized": json.dumps(data),
-        "budget": xmas_selection.BUDGET,
-        "confs": [_answer(dag, conf, xmas_selection.request) for conf in CONFS],
+        "budget": selection_request.BUDGET,
+        "confs": [_answer(dag, conf, selection_request.request) for conf in CONFS],
         "outcomes": {kind.__name__: type(launching.outcome_of(kind("what", "remedy"))).__name__ for kind in kinds},
         "message": str(launching.outcome_of(errors.BadDataError("what.", "remedy."))),
+    }
+
+
+def _schedule(dag: Any) -> dict[str, Any]:
+    """What starts runs of the DAG: the clock, assets, and the triggers that watch for those."""
+    timetable = dag.timetable
+    clock = getattr(timetable, "timetable", timetable)
+    delta = getattr(clock, "delta", None)
+    condition = getattr(timetable, "asset_condition", None)
+    assets = list(condition.objects) if condition else []
+    triggers = [watcher.trigger.serialize() for asset in assets for watcher in asset.watchers]
+    return {
+        "seconds": delta.total_seconds() if delta else None,
+        "assets": [asset.name for asset in assets],
+        "triggers": [{"class": name, **arguments} for name, arguments in triggers],
+        "is_paused_at_first": dag.is_paused_upon_creation,
+        "max_active_runs": dag.max_active_runs,
+    }
+
+
+def _comparison(dag: Any, request: Any, parsed: dict[str, Any]) -> dict[str, Any]:
+    run = dag.task_dict["run"]
+    return {
+        "parsed": parsed,
+        "tasks": {task.task_id: _task(task) for task in dag.tasks if task is not run},
+        "run": {name: run.partial_kwargs.get(name) for name in ("trigger_dag_id", "deferrable", "reset_dag_run")},
+        "run_retries": run.retries,
+        "run_upstream": sorted(run.upstream_task_ids),
+        "confs": [_answer(dag, conf, request) for conf in COMPARISON_CONFS],
     }
 
 

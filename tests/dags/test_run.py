@@ -69,7 +69,8 @@ def test_failure_is_told_with_the_command_to_go_on(ask_airflow: Any, world: Worl
     assert failed["state"] == "failed"
     assert [name for name, states in failed["tasks"].items() if "failed" in states] == ["pool.build"]
     (alert,) = receiver.got  # one for the stage that failed, none for those after it
-    assert "xmas_job: pool failed in run manual__" in alert["title"]
+    assert alert["title"].startswith("xmas_job: the budget of run manual__")
+    assert "/dags/xmas_selection/runs/manual__" in alert["message"]
     assert "budget 100000 is above the pool" in alert["message"]
     assert "(exit code 2)" in alert["message"]
     assert "airflow dags trigger xmas_selection --conf '{" in alert["message"]

@@ -128,7 +128,7 @@ def test_more_clusters_than_distinct_trajectories_is_refused(landed: World, tmp_
     done = world.call("run", "--recipe", str(world.recipe), *arguments)
     error = [line for line in done.stderr.splitlines() if not line.startswith("{")]
     assert done.returncode == 2, done.stderr[-3000:]
-    says = "error: cluster.num_clusters is 6, but there are only 1 distinct trajectories."
+    says = "error: cluster.num_clusters is 6, but there are only 1 distinct feature rows."
     assert error == [says, "  Set cluster.num_clusters to at most 1."]
     assert len(list(world.store.glob("artifacts/extract/*/record.json"))) == 1
     assert not (world.store / "selections").exists()

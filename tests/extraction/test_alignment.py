@@ -12,13 +12,13 @@ from transformers import Gemma2Config, GPTNeoXConfig, Phi3Config
 
 from tests.extraction.alignment_reference import Mistakes, Reference
 from tests.tiny_models import sharpen, text_sizes, tiny_llava, tiny_qwen
-from xmas_job.config import AlignmentConfig
 from xmas_job.data.examples import Example, Turn
 from xmas_job.errors import BadDataError, UsageError
 from xmas_job.extraction.alignment import top_singular_values
 from xmas_job.extraction.signals import Request, plain_signals
 from xmas_job.extraction.spans import block_absence, num_block_tokens
 from xmas_job.models.adapter import LVLM, Encoded
+from xmas_job.sections import AlignmentConfig
 
 TOLERANCE = 1e-5
 FAMILIES = {"llava": tiny_llava, "qwen": tiny_qwen}

@@ -9,10 +9,10 @@ import torch
 from tests.extraction.eager_reference import EagerModel, maps_of, paper_map, rows_and_columns
 from tests.extraction.families import FAMILIES, Family
 from tests.tiny_models import sharpen
-from xmas_job.config import AlignmentConfig
 from xmas_job.extraction.prefix import can_share
 from xmas_job.extraction.signals import Request, plain_signals, shared_signals
 from xmas_job.models.adapter import Encoded
+from xmas_job.sections import AlignmentConfig
 
 REQUESTS = {
     "paper": Request(),

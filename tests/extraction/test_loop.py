@@ -353,3 +353,18 @@ def test_batches_fill_the_token_budget_longest_first() -> None:
     found = [[one.uid for one in batch.members] for batch in batches_of(samples, 12, share=True)]
     assert found == [["d"], ["b", "e", "a"], ["f", "c"]]
     assert [len(batch.members) for batch in batches_of(samples[:2], 1, share=True)] == [1, 1]
+
+
+def test_signal_is_computed_only_where_it_is_wanted(checkpoints: dict[int, Path], computed: PartitionSignals) -> None:
+    first, *_, last = CHECKPOINTS
+    request = Request(("alignment", "el2n", "loss"))
+    steps = {"el2n": (last,), "loss": (first, last)}
+    some = run(checkpoints, ExtractionSettings(max_length=60, request=request, steps=steps))
+    assert {name: [*parts] for name, parts in some.parts.items()} == {
+        "alignment": [*CHECKPOINTS], "el2n": [last], "loss": [first, last]
+    }  # fmt: skip
+    whole = run(checkpoints, ExtractionSettings(max_length=60, request=request))
+    for name, parts in some.parts.items():
+        for t, part in parts.items():
+            assert part.uids == whole.parts[name][t].uids
+            assert part.values.tobytes() == whole.parts[name][t].values.tobytes()

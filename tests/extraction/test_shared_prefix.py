@@ -13,12 +13,12 @@ from transformers import MistralConfig, Qwen2Config
 from tests.extraction.alignment_reference import Reference
 from tests.extraction.families import gemma3
 from tests.tiny_models import sharpen, text_sizes, tiny_llava, tiny_qwen
-from xmas_job.config import AlignmentConfig
 from xmas_job.data.examples import Example, Turn
 from xmas_job.extraction.batching import PassBatch, Sample, batches_of
 from xmas_job.extraction.prefix import can_share, has_own_suffix, prefix_key, prefix_length
 from xmas_job.extraction.signals import Request, plain_signals, shared_signals
 from xmas_job.models.adapter import LVLM, Encoded
+from xmas_job.sections import AlignmentConfig
 
 ALL = ("alignment", "loss", "perplexity", "el2n", "aum", "mean_state", "last_state", "coincide")
 REQUESTS = {

@@ -18,12 +18,12 @@ from tests.extraction.eager_reference import (
 )
 from tests.tiny_models import sharpen, text_sizes, tiny_llava
 from xmas_job.catalog.signals import EXTRACTED
-from xmas_job.config import AlignmentConfig
 from xmas_job.data.examples import Example, Turn
 from xmas_job.errors import UsageError
 from xmas_job.extraction import answers
 from xmas_job.extraction.signals import Request, plain_signals, widths
 from xmas_job.models.adapter import LVLM, Encoded
+from xmas_job.sections import AlignmentConfig
 
 ALL = tuple(sorted(EXTRACTED))
 COINCIDE_LAYERS = (0, 2)

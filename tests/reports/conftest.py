@@ -33,7 +33,7 @@ def make_evaluation(verdict: Verdict, *, num_seeds: int = 1, benchmark: str = "h
         for seed in range(1, num_seeds + 1)
         for source in (None, "shapes", "charts")
     ]
-    difference = PairedDifference(mean, 0.015, low, high, verdict)
+    difference = PairedDifference(mean, 0.015, low, high, verdict, p_value=0.5 if verdict == "no difference" else 0.01)
     comparison = Comparison("xmas", "random", benchmark, "exact match", difference, num_seeds, 400)
     return Evaluation(tuple(scores), (comparison,))
 

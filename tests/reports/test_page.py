@@ -130,7 +130,7 @@ def test_page_of_a_method_without_clusters_or_signals_says_so(run, pool, stages)
     page = Page(render(build_numbers(dataclasses.replace(run, method="random"), plain, stages)))
 
     assert "The method random does not cluster." in page.text
-    assert "The method random uses no trajectories." in page.text
+    assert "The method random clusters no trajectories." in page.text
     assert "There is no instability to show" in page.text
 
 

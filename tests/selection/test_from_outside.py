@@ -13,11 +13,13 @@ from tests.stages.workbench import Workbench, rows_of
 from xmas_job.catalog.methods import find_method
 from xmas_job.config import RunConfig, SelectConfig, validate_config
 from xmas_job.errors import UsageError
+from xmas_job.extraction.layout import absent_path, signal_path
 from xmas_job.pipeline import plan
 from xmas_job.recipe_files import load_config
 from xmas_job.stages import select
+from xmas_job.storage.output import Output
 from xmas_job.storage.record import Artifact
-from xmas_job.storage.schemas import POOL
+from xmas_job.storage.schemas import ABSENT, POOL, signal_schema
 
 SOURCE = '''
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from typing import ClassVar
 import numpy as np
 from xmas_job.catalog.methods import MethodEntry, SignalNeed
 from xmas_job.selection.contract import Ranking, Selection
+from xmas_job.selection.strata import rank_by_score
 
 @dataclass(frozen=True)
 class Backwards:
@@ -48,6 +51,16 @@ class EveryOther:
 @dataclass(frozen=True)
 class WithoutEntry:
     pass
+
+@dataclass(frozen=True)
+class HighestLoss:
+    """The largest loss first: a signal of the proxy, asked for by its name."""
+    entry: ClassVar[MethodEntry] = MethodEntry(
+        "{name}:HighestLoss", "-", "the highest loss", "proxy and one pass", nested=True,
+        signals=(SignalNeed("loss", "last"),))
+
+    def rank(self, pool, rng):
+        return rank_by_score(pool, -pool.signal("loss"), rng)
 
 @dataclass(frozen=True)
 class NeedsMore:
@@ -96,6 +109,25 @@ def test_it_is_planned_like_any_other(module: str) -> None:
     assert nodes["select:subset"].section.identity()["method"] == f"{module}:Backwards"
 
 
+def test_the_signal_it_asks_for_is_extracted_and_handed_to_it(bench: Workbench, module: str) -> None:
+    nodes = {node.id: node for node in plan(config_with(f"{module}:HighestLoss"))}
+    assert nodes["extract:demo@v1"].section.identity()["signals"] == ["loss@last"]
+    assert nodes["select:subset"].inputs == {"pool": ("pool",), "extract": ("extract:demo@v1",)}
+    losses = {"a": 1.0, "b": 3.0, "c": 2.0, "d": 5.0, "f": 4.0}
+
+    def fill(output: Output) -> None:
+        rows = [{"uid": uid, "value": [v], "num_text_tokens": 1, "num_image_tokens": 1} for uid, v in losses.items()]
+        output.table(signal_path(7, 0, "loss"), pa.Table.from_pylist(rows, signal_schema(1)), signal_schema(1))
+        absent = [{"uid": "e", "reason": "no_answer_after_truncation"}]
+        output.table(absent_path(0, "loss"), pa.Table.from_pylist(absent, ABSENT), ABSENT)
+
+    extracted = bench.write("extract", fill)
+    made = bench.run(select.run, SelectConfig(method=f"{module}:HighestLoss"), pool=make_pool(bench), extract=extracted)
+    ranks = {row["uid"]: row["rank"] for row in rows_of(made, "ranking.parquet")}
+    assert ranks == {"d": 1, "f": 2, "b": 3, "c": 4, "a": 5}
+    assert made.record.metrics["num_absent"] == 1
+
+
 def test_its_version_and_budget_enter_the_fingerprint(module: str) -> None:
     nodes = {node.id: node for node in plan(config_with(f"{module}:EveryOther", "40%"))}
     identity = nodes["select:subset"].section.identity()
@@ -131,8 +163,8 @@ def make_pool(bench: Workbench) -> Artifact:
         ("{module}:Nobody", "no attribute 'Nobody'", "PYTHONPATH"),
         ("{module}:WithoutEntry", "does not say what it needs", "entry: ClassVar[MethodEntry]"),
         ("{module}:NeedsMore", "signal 'curvature', which does not exist", "Signals are: alignment"),
-        ("el2n", "needs the signal 'el2n', which no stage hands to methods", "xmas-job methods"),
-        ("ofa", "needs the signal 'ofa_confidence', which no stage hands to methods", "trained OFA selector"),
+        ("clip_score", "needs the signal 'clip_score', but the recipe has no dual encoder", "encoder.model"),
+        ("ofa", "needs the signal 'clip', but the recipe has no dual encoder", "encoder.model"),
     ],
 )
 def test_what_cannot_be_served_is_refused_before_a_run(module: str, name: str, says: str, remedy: str) -> None:
@@ -142,6 +174,7 @@ def test_what_cannot_be_served_is_refused_before_a_run(module: str, name: str, s
     assert remedy in caught.value.remedy
 
 
-def test_a_recipe_is_refused_alike() -> None:
-    with pytest.raises(UsageError, match="needs the signal 'coincide'"):
-        load_config("demo", ["select.method=coincide"])
+def test_a_recipe_without_a_proxy_is_refused_alike() -> None:
+    with pytest.raises(UsageError, match="needs the signal 'coincide', but the recipe has no proxy") as caught:
+        load_config("demo", ["select.method=coincide", "proxy=null"])
+    assert "proxy.model" in caught.value.remedy

@@ -164,10 +164,9 @@ def test_no_gpu_fails_at_once_and_a_machine_that_has_one_goes_on(
     shutil.rmtree(finished.store / "artifacts/extract")
     more = {"XMAS_MAX_GPUS": "1", "XMAS_ALERT_URLS": receiver.url, "XMAS_DOCKER_ULIMITS": "nofile=4096:8192"}
     assert failed(try_run(ask_airflow, engine, finished, **more)) == [BUILD]
-    assert len(receiver.got) == 3, "one a partition"
-    for alert in receiver.got:
-        assert "the engine gives no GPU: could not select device driver" in alert["message"]
-        assert "XMAS_MAX_GPUS=0" in alert["message"]
+    (alert,) = receiver.got  # of the stage, though every partition of it failed
+    assert "the engine gives no GPU: could not select device driver" in alert["message"]
+    assert "XMAS_MAX_GPUS=0" in alert["message"]
     assert left(engine) == []
 
     engine.restart(fake_gpu=True)

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.reports.test_comparison import make_facts
+from xmas_job.reports.comparison import build_comparison
+from xmas_job.reports.comparison_page import render
+
 pytestmark = pytest.mark.service
 
 FLAGS = [
@@ -50,6 +54,17 @@ def test_page_shows_the_verdict_and_every_stage(report: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_page_is_no_wider_than_the_window(report: Path, tmp_path: Path, width: int) -> None:
+    assert width_of(report, tmp_path, width) <= width
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_of_a_comparison_is_no_wider_than_the_window(tmp_path: Path, width: int) -> None:
+    page = tmp_path / "index.html"
+    page.write_text(render(build_comparison(make_facts())))
+    assert width_of(page, tmp_path, width) <= width
+
+
+def width_of(report: Path, tmp_path: Path, width: int) -> int:
     """A frame of the window's width reports the page's own width through its title."""
     frame = tmp_path / "frame.html"
     frame.write_text(
@@ -61,5 +76,4 @@ def test_page_is_no_wider_than_the_window(report: Path, tmp_path: Path, width: i
     page = chromium(
         tmp_path, "--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom", frame.as_uri()
     )
-    found = int(page.split("<title>width=")[1].split("<")[0])
-    assert found <= width
+    return int(page.split("<title>width=")[1].split("<")[0])

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from tests.stages.workbench import Workbench, rows_of
-from xmas_job.config import ClusterConfig
 from xmas_job.errors import BadDataError, UsageError
 from xmas_job.extraction.layout import absent_path, signal_path
+from xmas_job.sections import ClusterSection
 from xmas_job.stages import cluster
 from xmas_job.storage.output import Output
 from xmas_job.storage.record import Artifact
@@ -19,7 +19,7 @@ from xmas_job.storage.schemas import ABSENT, POOL, signal_schema
 
 Part = Mapping[int, Mapping[str, tuple[float, float]]]
 """Checkpoint -> uid -> the two singular values."""
-TWO = ClusterConfig(num_clusters=2)
+TWO = ClusterSection(num_clusters=2, num_iterations=100)
 
 
 def make_pool(bench: Workbench, images: str, texts: str = "") -> Artifact:
@@ -97,36 +97,38 @@ def test_same_inputs_give_the_same_bytes(bench: Workbench) -> None:
         ({t: {uid: by_uid[uid] for uid in uids[1::2]} for t, by_uid in values.items()}, {}),
         ({t: {uid: by_uid[uid] for uid in uids[::2]} for t, by_uid in values.items()}, {}),
     )
-    config = ClusterConfig(num_clusters=8, num_iterations=10)
+    config = ClusterSection(num_clusters=8, num_iterations=10)
     digests = {bench.run(cluster.run, config, pool=pool, extract=source).record.digest for source in (whole, halves)}
     assert len(digests) == 1
-    other_seed = ClusterConfig(num_clusters=8, num_iterations=10, seed=1)
+    other_seed = ClusterSection(num_clusters=8, num_iterations=10, seed=1)
     assert bench.run(cluster.run, other_seed, pool=pool, extract=whole).record.digest not in digests
 
 
 def test_checkpoints_with_other_examples_are_refused(bench: Workbench) -> None:
     source = extracted(bench, ({1: {"a": (1, 0), "b": (1, 0)}, 2: {"a": (1, 0), "c": (1, 0)}}, {}))
-    with pytest.raises(BadDataError, match="checkpoint 2 has scores of other examples"):
+    with pytest.raises(BadDataError, match="checkpoint 2 has values of 'alignment' of other examples"):
         bench.run(cluster.run, TWO, pool=make_pool(bench, "abc"), extract=source)
 
 
 def test_version_without_one_of_the_checkpoints_is_refused(bench: Workbench) -> None:
     first = extracted(bench, ({1: {"a": (1, 0)}, 2: {"a": (1, 0)}}, {}))
     second = extracted(bench, ({1: {"b": (1, 0)}}, {}))
-    with pytest.raises(BadDataError, match="checkpoint 2 has scores of other examples"):
+    with pytest.raises(BadDataError, match="checkpoint 2 has values of 'alignment' of other examples"):
         bench.run(cluster.run, TWO, pool=make_pool(bench, "ab"), extract=[first, second])
 
 
 def test_example_with_neither_score_nor_reason_is_noticed(bench: Workbench) -> None:
     source = extracted(bench, ({1: {"a": (1, 0), "b": (2, 0)}}, {"c": "no_image_after_truncation"}))
-    with pytest.raises(BadDataError, match="of 4 examples with an image, 2 have a score and 1 a reason"):
+    with pytest.raises(BadDataError, match="of 3 examples, 1 have neither a value of 'alignment' nor a reason"):
         bench.run(cluster.run, TWO, pool=make_pool(bench, "abcd"), extract=source)
 
 
 def test_no_score_at_all_is_refused_with_the_reason(bench: Workbench) -> None:
     reasons = dict.fromkeys("ab", "no_image_after_truncation")
     source = extracted(bench, ({1: {}, 2: {}}, reasons))
-    with pytest.raises(BadDataError, match=r"none of the 2 .* has a score: no_image_after_truncation") as caught:
+    with pytest.raises(
+        BadDataError, match=r"none of the 2 .* has the signals of the method: no_image_after_truncation"
+    ) as caught:
         bench.run(cluster.run, TWO, pool=make_pool(bench, "ab"), extract=source)
     assert "max_length" in caught.value.remedy
 
@@ -141,8 +143,13 @@ def test_version_of_text_only_beside_one_with_images(bench: Workbench) -> None:
 
 def test_more_clusters_than_distinct_trajectories_are_refused(bench: Workbench) -> None:
     source = extracted(bench, ({1: {"a": (1, 1), "b": (2, 0), "c": (0, 3)}}, {}))
-    with pytest.raises(UsageError, match="num_clusters is 3, but there are only 2 distinct trajectories"):
-        bench.run(cluster.run, ClusterConfig(num_clusters=3), pool=make_pool(bench, "abc"), extract=source)
+    with pytest.raises(UsageError, match="num_clusters is 3, but there are only 2 distinct feature rows"):
+        bench.run(
+            cluster.run,
+            ClusterSection(num_clusters=3, num_iterations=100),
+            pool=make_pool(bench, "abc"),
+            extract=source,
+        )
 
 
 def test_score_that_is_not_finite_is_refused(bench: Workbench) -> None:
@@ -157,7 +164,7 @@ def test_values_instead_of_sums_are_kept_and_clustered_by_entry(bench: Workbench
     at_2 = {"a": (5, 1), "b": (5, 1.25), "c": (3, 3), "d": (3.25, 3)}
     made = bench.run(
         cluster.run,
-        ClusterConfig(num_clusters=2, score="values"),
+        ClusterSection(num_clusters=2, num_iterations=100, score="values"),
         pool=make_pool(bench, "abcd"),
         extract=[extracted(bench, ({1: at_1, 2: at_2}, {}), ({1: {}, 2: {}}, {}))],
     )

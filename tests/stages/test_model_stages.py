@@ -20,9 +20,7 @@ from tests.extraction.alignment_reference import Reference
 from tests.stages.workbench import Workbench, llava_row, picture, rows_of
 from tests.tiny_models import sharpen, tiny_llava
 from xmas_job.config import (
-    AlignmentConfig,
     EvaluateConfig,
-    ExtractConfig,
     IngestSection,
     LoraConfig,
     PoolConfig,
@@ -35,6 +33,7 @@ from xmas_job.errors import BadDataError, TryAgainError
 from xmas_job.extraction.layout import absent_path, checkpoints_of, signal_path, signals_of
 from xmas_job.fingerprint import digest_of_folder
 from xmas_job.models.adapter import LVLM
+from xmas_job.sections import AlignmentConfig, ExtractConfig
 from xmas_job.stage_io import Source, StageIO
 from xmas_job.stages import evaluate, extract, ingest, pool, train_proxy, train_target
 from xmas_job.storage.output import Output
@@ -61,7 +60,9 @@ ROWS = [
 TRAINING = TrainingConfig(
     learning_rate=1e-2, global_batch=5, per_device_batch=5, max_length=48, max_unsupervised_fraction=1.0
 )
-EXTRACT = ExtractConfig(alignment=AlignmentConfig(top_k=3), partition_size=5, token_budget=100, max_length=48)
+EXTRACT = ExtractConfig(
+    signals=("alignment",), alignment=AlignmentConfig(top_k=3), partition_size=5, token_budget=100, max_length=48
+)
 
 
 @dataclass

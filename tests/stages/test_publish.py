@@ -50,7 +50,12 @@ class World:
     """Answer -> uid."""
 
     def ranking(
-        self, order: Sequence[str], num_eligible: int = 10, ranks: Sequence[int] | None = None, **section: Any
+        self,
+        order: Sequence[str],
+        num_eligible: int = 10,
+        ranks: Sequence[int] | None = None,
+        told: Any = None,
+        **section: Any,
     ) -> Artifact:
         rows: list[dict[str, Any]] = [
             {
@@ -68,7 +73,7 @@ class World:
 
         def fill(output: Output) -> None:
             output.table("ranking.parquet", table, RANKING)
-            output.json("method.json", {**select, "num_eligible": num_eligible})
+            output.json("method.json", {**select, "num_eligible": num_eligible, **(told or {})})
 
         metrics = {"num_eligible": num_eligible, "num_ranked": len(order), "num_absent": 0}
         return self.bench.write("select", fill, metrics=metrics, section=select)
@@ -128,6 +133,17 @@ def test_subset_is_the_prefix_with_weights_by_hand(world: World) -> None:
     assert red["source_uri"] == "landing/pets/v1/data.json"
     assert made.record.metrics["num_examples"] == 4
     assert rows_of(made, "ranking.parquet") == rows_of(world.ranking(ORDER), "ranking.parquet")
+
+
+def test_weights_of_a_ranking_that_holds_only_the_choice_are_the_same(world: World) -> None:
+    """A method that is not nested tells the sizes of its clusters beside its choice."""
+    chosen = world.ranking(ORDER[:4], told={"cluster_sizes": [[-1, 2], [0, 5], [4, 3]]})
+    whole, alone = (
+        {row["uid"]: row["weight"] for row in rows_of(world.publish("4", ranking), "subset.parquet")}
+        for ranking in (world.ranking(ORDER), chosen)
+    )
+    assert whole == pytest.approx(alone, rel=1e-12)
+    assert len(set(whole.values())) > 1
 
 
 @pytest.mark.parametrize(("budget", "size"), [("1", 1), ("25%", 2), ("0.39", 3), ("10", 10), ("100%", 10), ("1%", 1)])

@@ -15,6 +15,7 @@ from xmas_job.core.performance import mean_and_standard_error
 from xmas_job.errors import BadDataError
 from xmas_job.fingerprint import canonical_json
 from xmas_job.runner import Run
+from xmas_job.sections import ClusterSection
 from xmas_job.stages import pool, publish, report, select
 from xmas_job.storage.journal import outcome_key
 from xmas_job.storage.output import Output
@@ -31,6 +32,7 @@ EXAMPLES = [
 ]
 TRAJECTORIES = {"a": [1.0, 3.0], "b": [1.0, 1.5], "c": [1.0, 2.0], "d": [5.0, 5.25]}
 CLUSTERS = {"a": 0, "b": 0, "c": 0, "d": 1}
+CLUSTERED = ClusterSection(num_clusters=4, num_iterations=1).identity()
 # m has no score. The ranking: b d c a, with t at rank 5 (floor(n / 5)).
 
 Correct = Mapping[str, Sequence[int]]
@@ -54,7 +56,9 @@ def line(bench: Workbench, method: str = "xmas", budget: str = "50%") -> dict[st
 
     positions = [{"checkpoint": t, "global_step": t, "fraction": fraction} for t, fraction in enumerate((0, 0.4, 1.0))]
     proxy = bench.write("train_proxy", lambda output: output.json("positions.json", positions))
-    trunk = {"cluster": (bench.write("cluster", fill),), "proxy": (proxy,)} if method == "xmas" else {}
+    trunk = (
+        {"cluster": (bench.write("cluster", fill, section=CLUSTERED),), "proxy": (proxy,)} if method == "xmas" else {}
+    )
     cluster: dict[str, Any] = {"cluster": trunk["cluster"]} if trunk else {}
     ranking = bench.run(select.run, SelectConfig(method=method), key="subset", pool=pooled, **cluster)
     selection = bench.run(
@@ -137,6 +141,8 @@ def test_numbers_by_hand_without_comparison(bench: Workbench) -> None:
         {"cluster": 1, "num_members": 1, "num_selected": 1, "cut_in_part": False, "instability_cut": None},
     ]
     assert numbers["trajectories"] == {
+        "signal": "alignment",
+        "meaning": "sum of the top singular values of the cross-modal attention block",
         "positions": [0.4, 1.0],  # checkpoint 0 is no part of a trajectory
         "num_clusters": 2,
         "panels": [
@@ -195,7 +201,7 @@ def test_one_checkpoint_has_no_instability_and_no_cut(bench: Workbench) -> None:
         for path in ("assignments.parquet", "centroids.parquet", "absent.parquet"):
             output.data(path, clustered.read(path))
 
-    inputs["cluster"] = bench.write("cluster", fill)
+    inputs["cluster"] = bench.write("cluster", fill, section=CLUSTERED)
     inputs["proxy"] = bench.write(
         "train_proxy", lambda output: output.json("positions.json", [{"checkpoint": 1, "fraction": 1.0}])
     )
@@ -294,3 +300,15 @@ def test_release_writes_page_and_numbers_of_this_run(bench: Workbench) -> None:
     before = (page, numbers)
     report.release(made, run, "")
     assert ((folder / "index.html").read_text(), json.loads((folder / "report.json").read_bytes())) == before
+
+
+@pytest.mark.parametrize(
+    ("full", "arp"), [([1, 0, 1, 0], {"xmas": 50.0, "random": 100.0, "full": 100.0}), ([0] * 4, None)]
+)
+def test_relative_performance_is_there_where_the_whole_pools_target_scores(
+    bench: Workbench, full: list[int], arp: dict[str, float] | None
+) -> None:
+    correct = {"subset/0": [1, 0, 0, 0], "random.0/0": [0, 1, 1, 0], "full/0": full}
+    inputs = {**line(bench), "scores": tuple(scores(bench, correct))}
+    evaluation = numbers_of(bench.run(report.run, ReportConfig(), **inputs))["evaluation"]
+    assert evaluation["average_relative_performance"] == arp

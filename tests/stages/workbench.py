@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from xmas_job.config import IngestSection, RunConfig, Section
+from xmas_job.config import IngestSection, RunConfig
 from xmas_job.environment import Environment
 from xmas_job.pipeline import node_id
 from xmas_job.runner import Run
+from xmas_job.sections import Section
 from xmas_job.stage_io import Metrics, Source, StageIO
 from xmas_job.storage.landing import landing_digest
 from xmas_job.storage.local import LocalStore
@@ -61,13 +62,22 @@ class Workbench:
             sources=sources,
         )
         metrics = function(section, stage_io)
-        return self._commit(stage, key, output, metrics, section.identity())
+        inputs = {name: tuple(artifact.record.digest for artifact in some) for name, some in artifacts.items()}
+        inputs |= {name: tuple(source.digest for source in some) for name, some in sources.items()}
+        return self._commit(stage, key, output, metrics, section.identity(), inputs)
 
     def _resolved(self, source: Source, section: Section) -> Source:
         """The source as it is when the stage starts; a landed version is known by its listing."""
         if isinstance(section, IngestSection) and not source.digest:
             return replace(source, digest=landing_digest(self.store, source.uri, section.image_root))
         return source
+
+    def sealed(self, parts: Sequence[Artifact]) -> Artifact:
+        """One artifact of partitions, as their seal makes it."""
+        made = self.write(
+            "sealed", lambda output: [output.data(path, part.read(path)) for part in parts for path in part.paths]
+        )
+        return replace(made, record=replace(made.record, inputs=parts[0].record.inputs))
 
     def write(
         self,
@@ -89,10 +99,20 @@ class Workbench:
         scratch.mkdir(parents=True)
         return Output(self.store, f"artifacts/{stage}/{self._num_outputs:032x}", "attempts/1", scratch)
 
-    def _commit(self, stage: str, key: str, output: Output, metrics: Metrics, section: Mapping[str, Any]) -> Artifact:
+    def _commit(
+        self,
+        stage: str,
+        key: str,
+        output: Output,
+        metrics: Metrics,
+        section: Mapping[str, Any],
+        inputs: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> Artifact:
         files = tuple(file for _, file in sorted(output.files.items()))
         address = output.address
-        record = Record(stage, 1, address.rpartition("/")[2], section, {}, files, content_digest(files), metrics)
+        record = Record(
+            stage, 1, address.rpartition("/")[2], section, inputs or {}, files, content_digest(files), metrics
+        )
         assert self.store.create(f"{address}/record.json", record.to_bytes())
         stored = parse_record(self.store.read(f"{address}/record.json"))
         return Artifact(self.store, address, stored, node_id(stage, key))

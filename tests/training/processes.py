@@ -14,9 +14,9 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from tests.tiny_models import tiny_llava
 from tests.training.toy import image_pool, load_image, mixed_pool, settings, text_pool
-from xmas_job.config import Section
 from xmas_job.errors import BadDataError
 from xmas_job.models.adapter import LVLM
+from xmas_job.sections import Section
 from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.training.resume import Layout
 from xmas_job.training.settings import Execution, LoraSettings

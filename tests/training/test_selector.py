@@ -78,8 +78,8 @@ def test_it_learns_its_heaps_and_is_least_sure_between_them() -> None:
     assert selector.card["macro_accuracy"] > 0.9
     centres = selector.centroids
     between = (centres[:-1] + centres[1:]) / 2
-    sure, clusters = selector.score(centres)
-    unsure, _ = selector.score(between)
+    sure, clusters, _ = selector.score(centres)
+    unsure, *_ = selector.score(between)
     assert clusters.tolist() == list(range(NUM_CLUSTERS))
     assert unsure.max() < sure.max()
     assert unsure.mean() < sure.mean()
@@ -152,6 +152,9 @@ def test_folder_without_a_selector_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no selector"):
         load_selector(tmp_path)
     (tmp_path / "card.json").write_text("{}")
+    with pytest.raises(BadDataError, match=r"card.json is broken: KeyError\('encoder'\)"):
+        load_selector(tmp_path)
+    (tmp_path / "card.json").write_text('{"encoder": "tiny"}')
     (tmp_path / "selector.safetensors").write_bytes(b"broken")
     with pytest.raises(BadDataError, match="broken selector"):
         load_selector(tmp_path)

@@ -11,7 +11,7 @@ from typing import Literal
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.errors import UsageError
 
-Checkpoints = Literal["none", "last", "first and last", "all"]
+Checkpoints = Literal["none", "last", "first and last", "all", "first and all"]
 """Which of the proxy's checkpoints: "all" are 1..T, "first" is 0, before training; "none" if no proxy is involved."""
 
 Cost = Literal["nothing", "one encoder pass", "proxy and one pass", "proxy and a pass a checkpoint"]
@@ -27,13 +27,15 @@ class SignalNeed:
 
 @dataclass(frozen=True)
 class ClusteringNeed:
-    """The k-means that a method reads, with its paper's settings."""
+    """The clusters that a method reads, with its paper's settings."""
 
     signal: str
     checkpoints: Checkpoints
     num_clusters: int
     num_iterations: int
     spherical: bool
+    by: Literal["k-means", "selector"] = "k-means"
+    """Whose clusters: the pool's own, or the nearest of a trained selector's centroids."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ METHODS: dict[str, MethodEntry] = {
         ENCODER,
         nested=False,
         signals=(SignalNeed("ofa_confidence", "none"),),
-        clustering=ClusteringNeed("clip", "none", 128, 300, spherical=False),
+        clustering=ClusteringNeed("clip", "none", 128, 300, spherical=False, by="selector"),
     ),
     "ofa_dpp": MethodEntry(
         "xmas_job.selection.ofa_dpp:OfaDpp",
@@ -175,7 +177,7 @@ METHODS: dict[str, MethodEntry] = {
         ENCODER,
         nested=False,
         signals=(SignalNeed("ofa_confidence", "none"), SignalNeed("clip", "none")),
-        clustering=ClusteringNeed("clip", "none", 128, 300, spherical=False),
+        clustering=ClusteringNeed("clip", "none", 128, 300, spherical=False, by="selector"),
     ),
     "density": MethodEntry(
         "xmas_job.selection.density:Density",

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 REMEDIES: dict[str, str] = {
-    "proxy": "No stage hands it to methods yet: choose a method that is served (xmas-job methods).",
-    "dual encoder": "It needs features of a dual encoder such as CLIP: choose a method without (xmas-job methods).",
-    "selector": "It needs a trained OFA selector: choose a method without (xmas-job methods).",
+    "proxy": "Give the recipe a proxy, a small LVLM: proxy.model.",
+    "dual encoder": "Give the recipe a dual encoder, such as CLIP: encoder.model.",
+    "selector": "Give the recipe the dual encoder that the selector reads: encoder.model.",
 }
-"""Model -> what to do as long as no stage hands its signal to methods."""
+"""Model -> what to provide where a run has none."""
+
+Stage = Literal["extract", "encode", "apply_selector"]
 
 
 @dataclass(frozen=True)
@@ -26,19 +28,21 @@ class SignalEntry:
     with a reason."""
     is_vector: bool = False
     """One row of features an example; else one number."""
-    stage: str | None = None
-    """The stage from which methods get it; None while there is none."""
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that computes it."""
+        stages: dict[str, Stage] = {"proxy": "extract", "dual encoder": "encode", "selector": "apply_selector"}
+        return stages[self.model]
 
     @property
     def remedy(self) -> str:
-        """What to do when methods cannot get it."""
+        """What to provide where a run has no such model."""
         return REMEDIES[self.model]
 
 
 SIGNALS: dict[str, SignalEntry] = {
-    "alignment": SignalEntry(
-        "sum of the top singular values of the cross-modal attention block", "arXiv 2510.01454", stage="extract"
-    ),
+    "alignment": SignalEntry("sum of the top singular values of the cross-modal attention block", "arXiv 2510.01454"),
     "loss": SignalEntry("mean NLL of the answer tokens, in nats", "arXiv 2403.07384", domain="answer"),
     "perplexity": SignalEntry("exp(loss)", "arXiv 2309.04564", domain="answer"),
     "el2n": SignalEntry("mean over answer tokens of |softmax - one-hot|", "arXiv 2107.07075", domain="answer"),

@@ -17,6 +17,7 @@ logger = get_logger(__name__)
 
 DATASETS = {"demo": "xmas_job.demo.pool:write_pool", "demo_heldout": "xmas_job.demo.pool:write_heldout"}
 MODELS = ("demo-proxy", "demo-target")
+ENCODER = "models/demo-clip"
 
 
 def land(environment: Environment) -> dict[str, Json]:
@@ -28,6 +29,7 @@ def land(environment: Environment) -> dict[str, Json]:
             logger.info("pre-training the demo's models, about a minute")
             load_entrypoint("xmas_job.demo.models:write_models")(scratch / "models")
         landed += [_land(store, f"models/{name}", scratch / "models" / name) for name in MODELS]
+        landed.append(_land(store, ENCODER, scratch / "encoder", "xmas_job.demo.encoder:write_encoder"))
     return {"store": store.uri, "landed": landed}
 
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xmas_job.config import ExtractConfig, ProxyConfig, TargetConfig, TrainingConfig
+from xmas_job.catalog.needs import parse_needs, steps_of
+from xmas_job.config import ProxyConfig, TargetConfig, TrainingConfig
 from xmas_job.core.budget import parse_budget
 from xmas_job.core.cost import (
     TOKENS_A_WORD,
@@ -27,6 +28,7 @@ from xmas_job.environment import Environment
 from xmas_job.fingerprint import Json
 from xmas_job.pipeline import FULL, Node, split_training_key
 from xmas_job.runner import Runner
+from xmas_job.sections import ExtractConfig
 from xmas_job.stage_io import model_folder
 
 VISION, PROJECTOR = ("vision_tower", "visual", "vision_model", "vision_encoder"), ("projector", "merger", "connector")
@@ -45,7 +47,9 @@ def estimate(runner: Runner, node: Node, environment: Environment) -> dict[str, 
     if size is None or load is None:
         return None
     if isinstance(section, ExtractConfig):
-        flops = extraction_flops(size, load, runner.run.config.proxy.num_checkpoints)
+        there = range(runner.run.config.proxy.num_checkpoints + 1)
+        steps = {t for need in parse_needs(section.signals) for t in steps_of(need.checkpoints, there)}
+        flops = extraction_flops(size, load, len(steps))
         return _shown(flops, environment.gpu, section.hardware.dtype, None)
     training = section.training
     load = Load(load.num_images * training.num_epochs, load.num_text_tokens * training.num_epochs)

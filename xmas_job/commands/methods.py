@@ -1,8 +1,9 @@
-"""The methods that exist, as `xmas-job methods` shows them: the catalogue, and whether this line serves them."""
+"""The methods that exist, as `xmas-job methods` shows them: the catalogue, and which models each asks a recipe for."""
 
 from __future__ import annotations
 
 from xmas_job.catalog.methods import METHODS, MethodEntry
+from xmas_job.catalog.needs import needs_of
 from xmas_job.catalog.signals import SIGNALS
 from xmas_job.fingerprint import Json
 
@@ -13,11 +14,9 @@ def list_methods() -> dict[str, Json]:
 
 
 def _describe(name: str, entry: MethodEntry) -> Json:
-    needs = {need.signal: need.checkpoints for need in entry.signals}
-    if entry.clustering:
-        needs.setdefault(entry.clustering.signal, entry.clustering.checkpoints)
-    missing: list[Json] = [signal for signal in needs if SIGNALS[signal].stage is None]
-    signals: list[Json] = [{"signal": signal, "checkpoints": checkpoints} for signal, checkpoints in needs.items()]
+    needs = needs_of(entry)
+    signals: list[Json] = [{"signal": need.signal, "checkpoints": need.checkpoints} for need in needs]
+    models: list[Json] = [*sorted({SIGNALS[need.signal].model for need in needs})]
     return {
         "name": name,
         "paper": entry.paper,
@@ -27,5 +26,5 @@ def _describe(name: str, entry: MethodEntry) -> Json:
         "cost": entry.cost,
         "keeps": entry.keeps,
         "experimental": entry.experimental,
-        "missing": missing,
+        "models": models,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from xmas_job.commands.estimate import estimate
 from xmas_job.commands.resolve import new_run_id, resolve_run
 from xmas_job.config import RunConfig
+from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment
 from xmas_job.errors import MissingInputError
 from xmas_job.fingerprint import Json
@@ -14,9 +15,16 @@ from xmas_job.storage.roots import open_store
 
 
 def plan_run(environment: Environment, config: RunConfig) -> dict[str, Json]:
-    """Every stage with its state: HIT, PARTIAL, MISS, or UNKNOWN until its inputs are built. Writes nothing."""
+    """Every stage with its state: HIT, PARTIAL, MISS, or UNKNOWN until its inputs are built. Writes nothing.
+
+    Raises:
+        UsageError: if the pool is there and cannot serve the request.
+    """
     store = open_store(environment.store_root)
     runner = Runner(store, environment, resolve_run(config, store, new_run_id()))
+    pool = runner.find("pool")
+    if pool:
+        load_entrypoint("xmas_job.stages.pool:check_request")(pool, runner.run, "")
     stages: list[Json] = [
         {**_state(runner, node), "estimate": estimate(runner, node, environment)} for node in runner.run.nodes.values()
     ]

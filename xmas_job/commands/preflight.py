@@ -16,12 +16,14 @@ from functools import partial
 from pathlib import Path
 
 from xmas_job import pipeline
-from xmas_job.alerts.failure import check_urls
+from xmas_job.alerts.receivers import check_urls
 from xmas_job.commands.resolve import find_model, landed_version
-from xmas_job.config import Hardware, RunConfig, Section
-from xmas_job.environment import Environment
+from xmas_job.config import RunConfig
+from xmas_job.environment import AlertSettings, Environment, load_settings
 from xmas_job.errors import UsageError, XmasError
 from xmas_job.fingerprint import Json
+from xmas_job.sections import Hardware, Section
+from xmas_job.stage_io import locate
 from xmas_job.storage.probe import probe
 from xmas_job.storage.roots import open_store
 
@@ -162,7 +164,10 @@ def _size_of_model(root: str, name: str) -> int:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return 0 if folder.is_absolute() else sum(entry.size for entry in open_store(root).list(name))
+    if folder.is_absolute():
+        return 0
+    home, key = locate(open_store(root), name)
+    return sum(entry.size for entry in home.list(key))
 
 
 def _read(root: str) -> str:
@@ -178,12 +183,13 @@ def _write(root: str) -> str:
 def _look_at_alerts(urls: str) -> str:
     if not urls:
         return "none asked for (XMAS_ALERT_URLS)"
+    load_settings(AlertSettings)  # limits that do not parse would be found by the first failure
     return f"{check_urls(urls)} receivers"
 
 
 def _find(root: str, identifier: str, name: str) -> str:
     store = open_store(root)
-    return find_model(store, name) if identifier.startswith("model:") else landed_version(store, name)
+    return find_model(store, name, identifier) if identifier.startswith("model:") else landed_version(store, name)
 
 
 def _gigabytes(size: int) -> str:

@@ -19,15 +19,18 @@ from xmas_job.environment import Environment
 from xmas_job.errors import UsageError
 from xmas_job.fingerprint import Json, canonical_json, digest_of_folder
 from xmas_job.runner import Run
-from xmas_job.stage_io import Source, model_folder
+from xmas_job.stage_io import Source, locate, model_folder
 from xmas_job.storage.documents import Content, read_document
 from xmas_job.storage.journal import recipe_key, run_key, utc_now
 from xmas_job.storage.landing import SUCCESS, landing_digest, landing_prefix
 from xmas_job.storage.probe import probe
 from xmas_job.storage.roots import open_store
+from xmas_job.storage.selectors import CARD, read_card, require_encoder
 from xmas_job.storage.store import Store
 
 MODEL_CONFIG = "config.json"
+MARKERS = {"model:selector": CARD}
+"""File by which the folder of a source is known, where it is no transformers model."""
 RUN_ID_PATTERN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}$")
 
 
@@ -36,31 +39,48 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 
-def resolve_run(config: RunConfig, store: Store, run_id: str) -> Run:
+def resolve_run(config: RunConfig, store: Store, run_id: str, known: Mapping[str, Source] | None = None) -> Run:
     """Fill in what the request leaves open, without writing anything.
 
+    Args:
+        config: what is asked for.
+        store: where data has landed.
+        run_id: of the run.
+        known: sources that were looked at already, for runs that share them.
+
     Raises:
-        UsageError: if a dataset has not landed or a model folder is not there.
+        UsageError: if a dataset has not landed, a model folder is not there, or a selector is another encoder's.
     """
     literal = _with_versions(config, store)
+    known = known or {}
     found = {
-        identifier: _landing(store, literal, name) if identifier.startswith("landing:") else _model(store, name)
+        identifier: known.get(identifier) or _source(store, literal, identifier, name)
         for identifier, name in pipeline.sources(literal).items()
     }
+    if "model:selector" in found:
+        selector, encoder = found["model:selector"], found["model:encoder"]
+        card = read_card(model_folder(store, selector.uri))
+        require_encoder(card, encoder.digest, selector=selector.uri, encoder=encoder.uri)
     return Run(run_id, literal, found, utc_now())
 
 
-def start_run(config: RunConfig, store: Store, run_id: str) -> Run:
+def start_run(config: RunConfig, store: Store, run_id: str, known: Mapping[str, Source] | None = None) -> Run:
     """Resolve the request and write it down; a run that was started goes on with what was resolved then.
+
+    Args:
+        config: what is asked for.
+        store: where.
+        run_id: of the run.
+        known: as of `resolve_run`.
 
     Raises:
         UsageError: as `resolve_run`, or if the run was started with another configuration, or if the store does not
             keep create-only puts.
     """
-    key = _checked_key(run_id)
+    key = run_key(checked_id(run_id))
     if not store.exists(key):
         probe(store)
-        store.create(key, canonical_json(_to_json(config, resolve_run(config, store, run_id))) + b"\n")
+        store.create(key, canonical_json(_to_json(config, resolve_run(config, store, run_id, known))) + b"\n")
     enter(store, run_id)
     request = _read(store, run_id, lambda raw: validate_config(raw["request"], where=f"run {run_id}"))
     if request != config:
@@ -102,7 +122,7 @@ def read_run(store: Store, run_id: str) -> Run:
         return Run(raw["run_id"], validate_config(raw["config"], where=f"run {run_id}"), found, raw["created_at"])
 
     try:
-        _checked_key(run_id)
+        checked_id(run_id)
         return _read(store, run_id, parse)
     except FileNotFoundError:
         raise UsageError(
@@ -146,10 +166,18 @@ def _to_json(request: RunConfig, run: Run) -> Mapping[str, Json]:
     }
 
 
-def _checked_key(run_id: str) -> str:
+def checked_id(run_id: str) -> str:
+    """The id of a run or a comparison, if it can be part of a key.
+
+    Raises:
+        UsageError: if it cannot.
+    """
     if not RUN_ID_PATTERN.fullmatch(run_id):
-        raise UsageError(f"run id {run_id!r} has characters that are no part of a key.", "Use letters, digits and _.+-")
-    return run_key(run_id)
+        raise UsageError(
+            f"run id {run_id!r} is longer than 200 characters or has some that are no part of a key.",
+            "Use letters, digits and _.+-",
+        )
+    return run_id
 
 
 def _with_versions(config: RunConfig, store: Store) -> RunConfig:
@@ -187,30 +215,40 @@ def _natural(version: str) -> list[tuple[bool, int, str]]:
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", version)]
 
 
+def _source(store: Store, config: RunConfig, identifier: str, name: str) -> Source:
+    if identifier.startswith("landing:"):
+        return _landing(store, config, name)
+    return _model(store, name, identifier)
+
+
 def _landing(store: Store, config: RunConfig, dataset: str) -> Source:
     prefix = landing_prefix(dataset)
     return Source(prefix, landing_digest(store, prefix, pipeline.image_root(config, dataset)))
 
 
-def find_model(store: Store, name: str) -> str:
-    """Where the model is: the absolute path of its folder, or its key in the store. Reads nothing of it.
+def find_model(store: Store, name: str, identifier: str = "") -> str:
+    """Where the model is: the absolute path of its folder, its key in the store, or its URI. Reads nothing of it.
 
     Raises:
         UsageError: if it is no model folder.
     """
+    marker = MARKERS.get(identifier, MODEL_CONFIG)
     folder = Path(name).expanduser()
     if folder.is_dir() or folder.is_absolute() or ".." in folder.parts:
-        uri, is_there = str(folder.absolute()), (folder / MODEL_CONFIG).is_file()
+        uri, is_there = str(folder.absolute()), (folder / marker).is_file()
     else:
-        uri, is_there = name, store.exists(f"{name}/{MODEL_CONFIG}")  # before anything of it is fetched
+        home, key = locate(store, name)
+        uri, is_there = name, home.exists(f"{key}/{marker}")  # before anything of it is fetched
     if not is_there:
+        what = "trained selector" if identifier in MARKERS else "model"
         raise UsageError(
-            f"{name!r} is no model folder: there is no {MODEL_CONFIG} in {folder.absolute()} or {store.uri}/{name}.",
-            "Give the folder of a transformers model: a path, or a key under the store root.",
+            f"{name!r} is no {what} folder: there is no {marker} in {folder.absolute()} or {store.uri}/{name}.",
+            f"Give the folder of a {'' if identifier in MARKERS else 'transformers '}{what}: a path, or a key under "
+            "the store root.",
         )
     return uri
 
 
-def _model(store: Store, name: str) -> Source:
-    uri = find_model(store, name)
+def _model(store: Store, name: str, identifier: str) -> Source:
+    uri = find_model(store, name, identifier)
     return Source(uri, digest_of_folder(model_folder(store, uri)))

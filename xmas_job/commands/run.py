@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from xmas_job.commands.process import run_stage_process
 from xmas_job.commands.resolve import new_run_id, start_run
 from xmas_job.commands.show import describe
+from xmas_job.commands.watch import tell_of_failure, tell_of_run
 from xmas_job.config import RunConfig
 from xmas_job.environment import Environment
+from xmas_job.errors import XmasError
 from xmas_job.fingerprint import Json
 from xmas_job.logs import get_logger
 from xmas_job.pipeline import Node, is_source
@@ -45,7 +47,13 @@ def run_line(
     run = start_run(config, store, run_id or new_run_id())
     logger.info("run started", run=run.run_id, store=store.uri)
     line = _Line(Runner(store, environment, run), environment, on_event)
-    line.run()
+    try:
+        line.run()
+    except (XmasError, OSError) as error:
+        tell_of_failure(environment, run, line.failed, error)
+        tell_of_run(environment, run)
+        raise
+    tell_of_run(environment, run)
     return describe(store, run)
 
 
@@ -60,6 +68,8 @@ class _Line:
     started: set[str] = field(default_factory=set)
     at_work: dict[Future[None], str] = field(default_factory=dict)
     gpu: threading.Lock = field(default_factory=threading.Lock)
+    failed: str = "the line"
+    """The stage at work when an error came."""
 
     def run(self) -> None:
         nodes = self.runner.run.nodes
@@ -88,6 +98,7 @@ class _Line:
     def _start(self, node: Node, pool: ThreadPoolExecutor) -> None:
         self.started.add(node.id)
         if self.runner.find(node.id):
+            self.failed = node.id
             self.runner.run_stage(node.id)
             self.done.add(node.id)
             return
@@ -105,7 +116,7 @@ class _Line:
             run_stage_process(self.runner.run.run_id, node.id, self.on_event)
 
     def _finish(self, future: Future[None]) -> None:
-        node_id = self.at_work.pop(future)
+        self.failed = node_id = self.at_work.pop(future)
         future.result()
         if node_id not in self.at_work.values():
             self.done.add(node_id)

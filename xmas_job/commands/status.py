@@ -116,18 +116,12 @@ def _state(left: list[dict[str, Any]], at_work: list[str]) -> str:
 def _unfinished(runner: Runner, node: Node, failure: Mapping[str, Any] | None) -> dict[str, Any]:
     found: dict[str, Any] = {"stage": node.id, "state": "waiting"}
     try:
-        prefixes = {"": runner.address(node)}
+        held = [_lease(prefix, lease) for prefix, lease in held_leases(runner, node)]
     except MissingInputError:
         return {**found, **({"failure": failure, "state": "failed"} if failure else {})}
     if node.spec.partitioned_by:
         total = runner.num_partitions(node)
-        missing = runner.missing_partitions(node)
-        found["partitions"] = [total - len(missing), total]
-        # Only those that somebody began have a folder.
-        begun = {int(name) for name in runner.store.folders(f"{prefixes['']}/partitions")}
-        prefixes = {str(number): f"{prefixes['']}/partitions/{number:06d}" for number in missing if number in begun}
-    leases = [(prefix, lease) for prefix in prefixes.values() if (lease := newest_lease(runner.store, prefix))]
-    held = [_lease(prefix, lease) for prefix, lease in leases if not lease.released]
+        found["partitions"] = [total - len(runner.missing_partitions(node)), total]
     if held:
         alive = any(lease["heartbeat"] != "owner is dead" for lease in held)
         found |= {"leases": held, "state": "at work" if alive else "died"}
@@ -137,6 +131,21 @@ def _unfinished(runner: Runner, node: Node, failure: Mapping[str, Any] | None) -
         found["failure"] = failure
         found["state"] = found["state"] if held else "failed"
     return found
+
+
+def held_leases(runner: Runner, node: Node) -> list[tuple[str, LeaseState]]:
+    """What of the node is being built, by whom: (address, lease), for leases that were not given back.
+
+    Raises:
+        MissingInputError: if an input is not built, so that the node has no address yet.
+    """
+    prefixes = [runner.address(node)]
+    if node.spec.partitioned_by:
+        folder = f"{prefixes[0]}/partitions"
+        begun = {int(name) for name in runner.store.folders(folder)}  # only what somebody began has a folder
+        prefixes = [f"{folder}/{number:06d}" for number in runner.missing_partitions(node) if number in begun]
+    leases = [(prefix, lease) for prefix in prefixes if (lease := newest_lease(runner.store, prefix))]
+    return [(prefix, lease) for prefix, lease in leases if not lease.released]
 
 
 def _lease(prefix: str, lease: LeaseState) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from math import sqrt
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from xmas_job.errors import BadDataError, UsageError
 
@@ -43,6 +43,8 @@ class PairedDifference:
     low: float
     high: float
     verdict: Verdict
+    p_value: float
+    """Two-sided, of no difference, alone: below 1 - confidence just when the interval leaves out 0."""
 
 
 def mean_and_standard_error(scores: ArrayLike) -> MeanScore:
@@ -111,7 +113,25 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> P
     margin = float(stdtrit(degrees_of_freedom, (1 + confidence) / 2)) * error
     low, high = mean - margin, mean + margin
     verdict: Verdict = "better" if low > 0 else "worse" if high < 0 else "no difference"
-    return PairedDifference(mean=mean, standard_error=error, low=low, high=high, verdict=verdict)
+    p_value = 2 * float(stdtr(degrees_of_freedom, -abs(mean) / error)) if error else float(mean == 0)
+    return PairedDifference(mean, error, low, high, verdict, p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values of several comparisons made at once, in their order.
+
+    Holm 1979, "A simple sequentially rejective multiple test procedure".
+
+    The k-th smallest of m, from 0, becomes (m - k) times itself, at least what a smaller one became, at most 1.
+    Claiming what stays below a level errs anywhere among the m with at most that probability, however they depend on
+    each other; and they do, all being differences to the same random subsets.
+    """
+    adjusted = [0.0] * len(p_values)
+    reached = 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        reached = max(reached, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = reached
+    return adjusted
 
 
 def average_relative_performance(scores: Mapping[str, float], full_scores: Mapping[str, float]) -> float:

@@ -25,6 +25,9 @@ from xmas_job.storage.tables import read_table
 
 _EXAMPLES_AT_ONCE = 4096
 
+_LAST = "~"
+"""Sorts after every sha256."""
+
 LoadImage = Callable[[str], Image.Image]
 """Image URI -> RGB picture."""
 
@@ -76,10 +79,32 @@ def read_examples(ingested: Sequence[Artifact], uids: pa.Array | None = None) ->
         uids: only these; None for all.
     """
     rows = read_rows(ingested, ["conversation", "image_uris", "image_sha256"], uids)
+    return to_examples(rows), _digests(rows)
+
+
+def read_partition(ingested: Sequence[Artifact], partition: int, size: int) -> tuple[list[Example], dict[str, str]]:
+    """A run of the examples in (image, uid) order, so that those of one image lie together; and their images' sha256.
+
+    Args:
+        ingested: artifacts of the ingest stage.
+        partition: number of the run, from 0; text-only examples are in the last ones.
+        size: examples in a run.
+    """
+    rows = read_rows(ingested, ["image_sha256"])  # without the texts, which are most of the table
+    images = [sha256[0] if sha256 else _LAST for sha256 in rows["image_sha256"].to_pylist()]
+    ordered = rows.append_column("image", pa.array(images)).sort_by([("image", "ascending"), ("uid", "ascending")])
+    uids = ordered["uid"].slice(partition * size, size).combine_chunks()
+    rows = read_rows(ingested, ["conversation", "image_uris", "image_sha256"], uids)
+    rows = rows.take(pc.index_in(uids, rows["uid"].combine_chunks()))
+    return to_examples(rows), _digests(rows)
+
+
+def _digests(rows: pa.Table) -> dict[str, str]:
+    """Image URI -> sha256."""
     digests: dict[str, str] = {}
     for image_uris, sha256 in zip(rows["image_uris"].to_pylist(), rows["image_sha256"].to_pylist(), strict=True):
         digests.update(zip(image_uris, sha256, strict=True))
-    return to_examples(rows), digests
+    return digests
 
 
 def image_loader(store: Store, digests: dict[str, str]) -> LoadImage:

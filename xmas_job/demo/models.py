@@ -100,7 +100,7 @@ def build_processor() -> LlavaProcessor:
     side = {"height": CANVAS, "width": CANVAS}
     return LlavaProcessor(
         image_processor=CLIPImageProcessorPil(size=side, crop_size=side),
-        tokenizer=_build_tokenizer(),
+        tokenizer=build_tokenizer(),
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
@@ -109,7 +109,8 @@ def build_processor() -> LlavaProcessor:
     )
 
 
-def _build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE with the demo's words."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from xmas_job.config import AlignmentConfig
 from xmas_job.errors import BadDataError, UsageError
 from xmas_job.extraction.capture import Event, Kind, Shown
 from xmas_job.extraction.spans import Positions, Spans
+from xmas_job.sections import AlignmentConfig
 
 
 class Alignment:

@@ -20,6 +20,7 @@ from transformers import AutoModel, AutoProcessor
 from xmas_job.data.examples import Example
 from xmas_job.data.stored import LoadImage
 from xmas_job.errors import BadDataError, UsageError
+from xmas_job.progress import ProgressCallback
 
 # B examples of a batch, d dimension of one half
 
@@ -73,6 +74,11 @@ class DualEncoder:
             )
         return cls(model, processor, device)
 
+    @property
+    def width(self) -> int:
+        """d, of the space."""
+        return self.texts([""]).shape[1]
+
     def images(self, pictures: Sequence[Any]) -> Tensor:
         """Unit vectors (B, d), float32."""
         inputs = self._processor.image_processor(images=list(pictures), return_tensors="pt")
@@ -88,7 +94,12 @@ class DualEncoder:
 
 
 def encode_examples(
-    encoder: DualEncoder, examples: Sequence[Example], load_image: LoadImage, *, batch_size: int
+    encoder: DualEncoder,
+    examples: Sequence[Example],
+    load_image: LoadImage,
+    *,
+    batch_size: int,
+    on_progress: ProgressCallback = lambda _done, _total: None,
 ) -> DualFeatures:
     """Features of the examples with an image and a question.
 
@@ -111,7 +122,8 @@ def encode_examples(
             whole = encoder.texts([_conversation(one) for one in batch])
             joints.append(_unit(torch.cat([image, text], dim=1)))
             agreements.append((image * whole).sum(dim=1))
-    joint = torch.cat(joints).numpy() if joints else np.empty((0, 0), dtype=np.float32)
+            on_progress(len(absent) + start + len(batch), len(examples))
+        joint = torch.cat(joints).numpy() if joints else np.empty((0, 2 * encoder.width), dtype=np.float32)
     agreement = torch.cat(agreements).numpy() if agreements else np.empty(0, dtype=np.float32)
     is_broken = ~np.isfinite(joint).all(axis=1) | ~np.isfinite(agreement)
     if is_broken.any():

@@ -5,8 +5,8 @@ Owns the order of work and the retreat when memory is short. Refuses to own math
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ class ExtractionSettings:
         dtype: of the weights; scores are float32 always.
         device: where the models run.
         num_loaders: processes that decode and encode ahead of the model.
+        steps: signal -> the checkpoints it is wanted at; a signal that is not named is wanted at all of them.
     """
 
     max_length: int
@@ -51,6 +52,12 @@ class ExtractionSettings:
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     num_loaders: int = 0
+    steps: Mapping[str, Collection[int]] = field(default_factory=dict)
+
+    def request_at(self, checkpoint: int) -> Request:
+        """The signals that are wanted at a checkpoint."""
+        wanted = [name for name in self.request.signals if checkpoint in self.steps.get(name, (checkpoint,))]
+        return replace(self.request, signals=tuple(wanted))
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ def extract_partition(
     settings: ExtractionSettings,
     progress: ProgressCallback,
 ) -> PartitionSignals:
-    """Every signal of every example at every checkpoint; images are decoded and encoded once.
+    """Every signal of every example at its checkpoints; images are decoded and encoded once.
 
     Args:
         folders: model directories by checkpoint index t; they share one processor.
@@ -141,8 +148,9 @@ class _Run:
         self._signals = settings.request.signals
         self._absent: dict[str, dict[str, AbsenceReason]] = {name: {} for name in self._signals}
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._requests = {t: settings.request_at(t) for t in checkpoints}
         self._values: dict[str, dict[int, dict[str, NDArray[np.float32]]]] = {
-            name: {t: {} for t in checkpoints} for name in self._signals
+            name: {t: {} for t in checkpoints if name in self._requests[t].signals} for name in self._signals
         }
         self._num_splits = 0
         self._shares: bool | None = None
@@ -204,7 +212,7 @@ class _Run:
 
     def _compute(self, lvlm: LVLM, checkpoint: int, batch: PassBatch) -> None:
         has_block, has_answer = batch.kind
-        request = self._settings.request.of(with_block=has_block, with_answer=has_answer)
+        request = self._requests[checkpoint].of(with_block=has_block, with_answer=has_answer)
         if not request.signals:
             return
         for part, values in self._with_retreat(batch, lambda part: self._pass(lvlm, part, request, checkpoint)):

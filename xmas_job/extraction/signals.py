@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmas_job.config import AlignmentConfig
 from xmas_job.extraction import prefix as prefixes
 from xmas_job.extraction.alignment import Alignment, require_finite
 from xmas_job.extraction.answers import ANSWER_SIGNALS, Answers
@@ -22,6 +21,7 @@ from xmas_job.extraction.projections import head_counts
 from xmas_job.extraction.spans import Spans
 from xmas_job.extraction.states import EMBEDDINGS, Coincide, Embeddings
 from xmas_job.models.adapter import LVLM, Encoded
+from xmas_job.sections import AlignmentConfig
 
 BLOCK_SIGNALS = ("alignment", "coincide")
 """Signals of examples that have a cross-modal block."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from xmas_job.config import Dtype, Hardware
 from xmas_job.errors import UsageError
+from xmas_job.sections import Dtype, Hardware
 
 
 def apply_hardware(hardware: Hardware) -> torch.dtype:

@@ -65,7 +65,7 @@ _STYLE: dict[Any, Any] = {
 _UNITS_PER_INCH = 72  # matplotlib's SVG unit is the point
 
 
-def _draw(
+def draw(
     size: tuple[float, float],
     plot: Callable[Concatenate[Axes, Arguments], None],
     *arguments: Arguments.args,
@@ -102,7 +102,7 @@ def _inline(svg: str) -> str:
 
 def cluster_sizes(clusters: Sequence[Json]) -> str:
     """Members and selected members of every cluster, the largest first; logarithmic size axis."""
-    return _draw((400, 255), _plot_cluster_sizes, clusters)
+    return draw((400, 255), _plot_cluster_sizes, clusters)
 
 
 def _plot_cluster_sizes(axes: Axes, clusters: Sequence[Json]) -> None:
@@ -143,7 +143,7 @@ def trajectory_panels(trajectories: Json) -> list[str]:
     high = max(max(panel["high"]) for panel in panels)
     margin = 0.05 * (high - low) or 0.5
     limits = (low - margin, high + margin)
-    return [_draw((230, 150), _plot_panel, panel, trajectories["positions"], limits) for panel in panels]
+    return [draw((230, 150), _plot_panel, panel, trajectories["positions"], limits) for panel in panels]
 
 
 def _plot_panel(axes: Axes, panel: Json, positions: Sequence[float], limits: tuple[float, float]) -> None:
@@ -158,7 +158,7 @@ def _plot_panel(axes: Axes, panel: Json, positions: Sequence[float], limits: tup
 
 def instability_histogram(instability: Json) -> str:
     """Share of the kept and of the dropped examples in each bin of instability, with both medians."""
-    return _draw((400, 255), _plot_instability, instability)
+    return draw((400, 255), _plot_instability, instability)
 
 
 def _plot_instability(axes: Axes, instability: Json) -> None:
@@ -180,7 +180,7 @@ def _plot_instability(axes: Axes, instability: Json) -> None:
 
 def differences(comparisons: Sequence[Json]) -> str:
     """One interval a comparison, with the line at zero that decides the verdict."""
-    return _draw((340, 76 + 26 * len(comparisons)), _plot_differences, comparisons)
+    return draw((340, 76 + 26 * len(comparisons)), _plot_differences, comparisons)
 
 
 def _plot_differences(axes: Axes, comparisons: Sequence[Json]) -> None:
@@ -203,13 +203,13 @@ def _plot_differences(axes: Axes, comparisons: Sequence[Json]) -> None:
 def arm_scores(arms: Sequence[Json]) -> str:
     """One row an arm with a dot and an error bar (one standard error) for each of its seeds."""
     rows = [{"label": arm["arm"], "arms": [{"arm": arm["arm"], **seed} for seed in arm["seeds"]]} for arm in arms]
-    return _draw(_rows_size(rows), _plot_scores, rows, [arm["arm"] for arm in arms])
+    return draw(_rows_size(rows), _plot_scores, rows, [arm["arm"] for arm in arms])
 
 
 def source_scores(sources: Sequence[Json], arms: Sequence[str]) -> str:
     """One row a source with a dot and an error bar (one standard error) for each arm, and a legend."""
     rows = [{"label": row["source"], "arms": row["arms"]} for row in sources]
-    return _draw(_rows_size(rows), _plot_scores, rows, arms, legend=True)
+    return draw(_rows_size(rows), _plot_scores, rows, arms, legend=True)
 
 
 def _rows_size(rows: Sequence[Json]) -> tuple[float, float]:

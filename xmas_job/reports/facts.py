@@ -87,15 +87,18 @@ class Pool:
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Alignment scores of the scored examples over training.
+    """One signal of the scored examples over training.
 
     values: (M, T). cluster: (M,). selected: (M,) bool. positions: (T,) fraction of the examples seen, ascending.
+    signal, meaning: its name and what it is, in words.
     """
 
     values: NDArray[np.floating]
     cluster: NDArray[np.integer]
     selected: NDArray[np.bool_]
     positions: tuple[float, ...]
+    signal: str = "alignment"
+    meaning: str = "sum of the top singular values of the cross-modal attention block"
 
 
 @dataclass(frozen=True)

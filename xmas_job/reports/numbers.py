@@ -200,6 +200,8 @@ def _trajectories(trajectories: Trajectories) -> Json:
     ids, num_members = np.unique(trajectories.cluster, return_counts=True)
     largest = sorted(zip(ids, num_members, strict=True), key=lambda pair: (-pair[1], pair[0]))[:MAX_PANELS]
     return {
+        "signal": trajectories.signal,
+        "meaning": trajectories.meaning,
         "positions": list(trajectories.positions),
         "num_clusters": len(ids),
         "panels": [_panel(trajectories, int(cluster)) for cluster, _ in largest],

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from xmas_job.reports import charts
 from xmas_job.reports.numbers import source_row
@@ -33,23 +33,24 @@ _TITLES = {
 def render(numbers: Json) -> str:
     """The page for the numbers of `build_numbers` (or the same read back from report.json)."""
     clusters, stages = numbers["clusters"], numbers["stages"]
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            **numbers,
-            verdict_title=_verdict_title(numbers),
-            difference_chart=_difference_chart(numbers),
-            score_charts=_score_charts(numbers),
-            source_rows=_source_rows(numbers["sources"]),
-            first_clusters=clusters[:MAX_CLUSTER_ROWS],
-            cluster_chart=_cluster_chart(clusters),
-            panels=_panels(numbers["trajectories"]),
-            instability_chart=_instability_chart(numbers["instability"]),
-            num_built=sum(stage["status"] == "built" for stage in stages),
-            seconds_built=sum(stage["seconds"] for stage in stages if stage["status"] == "built"),
-        )
+    return template("report.html.j2").render(
+        **numbers,
+        verdict_title=_verdict_title(numbers),
+        difference_chart=_difference_chart(numbers),
+        score_charts=_score_charts(numbers),
+        source_rows=_source_rows(numbers["sources"]),
+        first_clusters=clusters[:MAX_CLUSTER_ROWS],
+        cluster_chart=_cluster_chart(clusters),
+        panels=_panels(numbers["trajectories"]),
+        instability_chart=_instability_chart(numbers["instability"]),
+        num_built=sum(stage["status"] == "built" for stage in stages),
+        seconds_built=sum(stage["seconds"] for stage in stages if stage["status"] == "built"),
     )
+
+
+def template(name: str) -> Template:
+    """A template of this package, with the filters by which all pages write figures."""
+    return _environment().get_template(name)
 
 
 @cache
@@ -109,7 +110,8 @@ def _verdict_title(numbers: Json) -> str:
     return _TITLES[numbers["headline"]["verdict"]].format(baseline=baseline)
 
 
-def _figure(title: str, svg: str, *, alt: str, caption: str) -> Json:
+def figure(title: str, svg: str, *, alt: str, caption: str) -> Json:
+    """What the templates' macro of that name shows."""
     return {"title": title, "svg": svg, "alt": alt, "caption": caption}
 
 
@@ -124,7 +126,7 @@ def _difference_chart(numbers: Json) -> Json | None:
         for row in rows
     )
     caption = "Dot: mean paired difference. Bar: its interval. A bar that crosses the line at zero shows no difference."
-    return _figure("", charts.differences(rows), alt=alt, caption=caption)
+    return figure("", charts.differences(rows), alt=alt, caption=caption)
 
 
 def _score_charts(numbers: Json) -> list[Json]:
@@ -141,7 +143,7 @@ def _benchmark_charts(benchmark: Json, arms: Sequence[str]) -> Json:
     return {
         "name": name,
         "metric": metric,
-        "arms": _figure(
+        "arms": figure(
             f"{name}: {metric} by arm",
             charts.arm_scores(benchmark["arms"]),
             alt=f"{metric} on {name}: {_in_words(benchmark['arms'])}",
@@ -150,7 +152,7 @@ def _benchmark_charts(benchmark: Json, arms: Sequence[str]) -> Json:
                 "held-out examples. Dots of one arm that lie apart show the luck of training."
             ),
         ),
-        "sources": _figure(
+        "sources": figure(
             f"{name}: {metric} by source",
             charts.source_scores(shown, arms),
             alt=f"{metric} by source: " + "; ".join(f"{row['source']}: {_in_words(row['arms'])}" for row in shown),
@@ -204,7 +206,7 @@ def _cluster_chart(clusters: Sequence[Json]) -> Json | None:
         return None
     sizes = [row["num_members"] for row in clusters]
     kept = [row["num_selected"] for row in clusters]
-    return _figure(
+    return figure(
         "Sizes, the largest cluster first",
         charts.cluster_sizes(clusters),
         alt=(
@@ -228,7 +230,7 @@ def _panels(trajectories: Json | None) -> list[Json]:
 
 def _panel_in_words(panel: Json) -> str:
     first, last = panel["median"][0], panel["median"][-1]
-    return f"Cluster {panel['cluster']}: median alignment score from {number(first)} to {number(last)} over training."
+    return f"Cluster {panel['cluster']}: median from {number(first)} to {number(last)} over training."
 
 
 def _instability_chart(instability: Json | None) -> Json | None:
@@ -240,7 +242,7 @@ def _instability_chart(instability: Json | None) -> Json | None:
     )
     beyond = instability["num_beyond"]
     tail = f" The last bin also holds the {count(beyond)} examples beyond the axis." if beyond else ""
-    return _figure(
+    return figure(
         "Instability of kept and dropped examples",
         charts.instability_histogram(instability),
         alt=f"Histogram of instability. {medians}",

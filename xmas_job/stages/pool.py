@@ -73,11 +73,17 @@ def check_request(artifact: Artifact, run: Run, _: str) -> None:
             "has an image.",
             "Land examples with images, or choose a method without signals: random.",
         )
-    if method.clustered_signal and run.config.cluster.num_clusters > num_with_image:
-        raise UsageError(
-            f"cluster.num_clusters is {run.config.cluster.num_clusters}, but {num_with_image} examples have an image.",
-            f"Set cluster.num_clusters well below {num_with_image}.",
+    if method.clustering:
+        section, asked = (
+            ("cluster", run.config.cluster.num_clusters)
+            if method.clustering.by == "k-means"
+            else ("selector", run.config.selector.num_clusters if run.config.selector.uri is None else None)
         )
+        if asked is not None and asked > num_with_image:
+            raise UsageError(
+                f"{section}.num_clusters is {asked}, but {num_with_image} examples have an image.",
+                f"Set {section}.num_clusters well below {num_with_image}.",
+            )
 
 
 def _all_rows(ingested: Sequence[Artifact]) -> pa.Table:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +60,15 @@ def run(section: PublishConfig, io: StageIO) -> Metrics:
     """
     ranked = io.artifact("ranking")
     ranking = read_table(ranked, "ranking.parquet", RANKING)
-    num_eligible: int = json.loads(ranked.read(METHOD))["num_eligible"]
+    told = json.loads(ranked.read(METHOD))
+    num_eligible: int = told["num_eligible"]
     size = resolve_budget(section.budget, num_eligible)
     if size > ranking.num_rows:
         raise UsageError(
             f"budget {section.budget} is {size:,} examples, but only {ranking.num_rows:,} could be ranked.",
             f"Ask for at most {ranking.num_rows}.",
         )
-    ranking = ranking.append_column("weight", pa.array(_weights(ranking, size)))
+    ranking = ranking.append_column("weight", pa.array(_weights(ranking, size, dict(told.get("cluster_sizes", ())))))
     chosen = ranking.filter(pc.less_equal(ranking["rank"], size)).sort_by("uid")
     checks = _checks(io.artifact("pool"), chosen, size)
     _require_passed(checks)
@@ -119,15 +120,18 @@ def _count(artifact: Artifact, metric: str) -> int:
     return value
 
 
-def _weights(ranking: pa.Table, size: int) -> NDArray[np.float64]:
+def _weights(ranking: pa.Table, size: int, cluster_sizes: Mapping[int, int]) -> NDArray[np.float64]:
     """Cluster size over members selected from it, scaled to mean 1 over the subset (XMAS, Corollary A.1).
 
-    Choice: ranked examples without a cluster count as one group.
+    Choice: ranked examples without a cluster count as one group. Sizes are those in the ranking, unless they are given:
+    the ranking of a method that is not nested holds only what it chose.
     """
     clusters = ranking["cluster"].to_numpy()
     is_chosen = ranking["rank"].to_numpy() <= size
-    _, groups = np.unique(clusters, return_inverse=True)
+    numbers, groups = np.unique(clusters, return_inverse=True)
     sizes = np.bincount(groups)
+    if cluster_sizes:
+        sizes = np.array([cluster_sizes[int(number)] for number in numbers])
     selected = np.bincount(groups[is_chosen], minlength=sizes.size)
     weights = (sizes / np.maximum(selected, 1))[groups]
     return np.asarray(weights / weights[is_chosen].mean())

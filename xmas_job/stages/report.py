@@ -6,17 +6,17 @@ The numbers depend on the inputs alone and are cached. What belongs to one run (
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xmas_job import __version__
+from xmas_job.catalog.methods import find_method
+from xmas_job.catalog.signals import SIGNALS
 from xmas_job.config import ReportConfig
 from xmas_job.core.performance import average_relative_performance, paired_difference
 from xmas_job.data.defects import REASONS
@@ -36,8 +36,9 @@ from xmas_job.reports.facts import (
 from xmas_job.reports.numbers import build_numbers
 from xmas_job.reports.page import render
 from xmas_job.runner import Run
+from xmas_job.sections import ClusterSection
 from xmas_job.stage_io import Metrics, StageIO
-from xmas_job.storage.journal import outcome_key, recipe_key
+from xmas_job.storage.journal import outcome_key, rerun_command
 from xmas_job.storage.manifest import MANIFEST, Manifest, parse_manifest
 from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import ASSIGNMENTS, POOL, PREDICTIONS, QUARANTINE, RANKING, SCORES
@@ -50,12 +51,12 @@ def run(_: ReportConfig, io: StageIO) -> Metrics:
     """Write `numbers.json`: everything the page states that the inputs determine."""
     selection = io.artifact("selection")
     manifest = parse_manifest(selection.read(MANIFEST), where=selection.key(MANIFEST))
-    pool = _pool(io, manifest.resolved.num_examples)
+    pool = _pool(io, manifest)
     numbers = build_numbers(
         _facts(io, manifest),
         pool,
         stages=[],
-        trajectories=_trajectories(io, manifest.resolved.num_examples) if io.artifacts["cluster"] else None,
+        trajectories=_trajectories(io, manifest.resolved.num_examples),
         evaluation=_evaluation(io, _arm_name(manifest.method.name)) if io.artifacts["scores"] else None,
     )
     if numbers["evaluation"] and FULL in numbers["evaluation"]["arms"]:
@@ -69,11 +70,10 @@ def release(artifact: Artifact, run: Run, _: str) -> None:
     store = artifact.store
     numbers: dict[str, Any] = json.loads(artifact.read(NUMBERS))
     numbers["run"] |= {"run_id": run.run_id, "created_at": run.created_at, "channel": run.config.channel}
-    recipe = shlex.quote(unquote(f"{store.uri}/{recipe_key(run.run_id)}".removeprefix("file://")))
     numbers["run"]["software"] = {"xmas_job": __version__}
     numbers["run"]["commands"] += [
         {"purpose": "See the run again", "command": f"xmas-job show {run.run_id}"},
-        {"purpose": "Run the same again", "command": f"xmas-job run --recipe {recipe}"},
+        {"purpose": "Run the same again", "command": rerun_command(store, run.run_id)},
     ]
     # A launcher may have taken over stages that were there without noting them in this run.
     keys = [outcome_key(run.run_id, node) for node in run.nodes if node != node_id("report")]
@@ -86,12 +86,17 @@ def release(artifact: Artifact, run: Run, _: str) -> None:
     store.put(f"{folder}/index.html", render(numbers).encode())
 
 
-def _relative_performance(evaluation: dict[str, Any]) -> dict[str, float]:
-    """ARP of every arm in percent of the target that was trained on the whole pool."""
+def _relative_performance(evaluation: dict[str, Any]) -> dict[str, float] | None:
+    """ARP of every arm in percent of the target that was trained on the whole pool.
+
+    None where that one scores 0 somewhere: a ratio to it means nothing, and the trainings were paid for all the same.
+    """
     scores: dict[str, dict[str, float]] = {arm: {} for arm in evaluation["arms"]}
     for benchmark in evaluation["benchmarks"]:
         for arm in benchmark["arms"]:
             scores[arm["arm"]][benchmark["benchmark"]] = arm["mean"]
+    if not all(full > 0 for full in scores[FULL].values()):
+        return None
     return {arm: average_relative_performance(own, scores[FULL]) for arm, own in scores.items()}
 
 
@@ -123,7 +128,7 @@ def _facts(io: StageIO, manifest: Manifest) -> RunFacts:
     )
 
 
-def _pool(io: StageIO, size: int) -> Pool:
+def _pool(io: StageIO, manifest: Manifest) -> Pool:
     """Columns of the pool, joined with its ranking; all tables are sorted by uid."""
     table = read_table(io.artifact("pool"), "pool.parquet", POOL)
     ranking = read_table(io.artifact("ranking"), "ranking.parquet", RANKING)
@@ -133,6 +138,12 @@ def _pool(io: StageIO, size: int) -> Pool:
     rank[rows] = ranking["rank"].to_numpy()
     cluster = np.full(num_examples, NO_CLUSTER, dtype=np.int32)
     cluster[rows] = ranking["cluster"].to_numpy()
+    is_nested = find_method(manifest.method.name).nested
+    if not is_nested:  # the ranking holds only what was chosen
+        for clustered in (*io.artifacts["cluster"], *io.artifacts.get("apply_selector", ())):
+            assigned = read_table(clustered, "assignments.parquet", ASSIGNMENTS, ["uid", "cluster"])
+            members = pc.index_in(assigned["uid"], table["uid"].combine_chunks()).to_numpy()
+            cluster[members] = assigned["cluster"].to_numpy()
     instability = np.full(num_examples, np.nan)
     instability[rows] = ranking["instability"].to_numpy()
     scored = ~np.isnan(instability)
@@ -141,16 +152,22 @@ def _pool(io: StageIO, size: int) -> Pool:
         source=sources.indices.to_numpy(),
         source_names=tuple(sources.dictionary.to_pylist()),
         text_only=table["modality"].to_numpy() == "text",
-        selected=(rank != NO_RANK) & (rank <= size),
+        selected=(rank != NO_RANK) & (rank <= manifest.resolved.num_examples),
         cluster=cluster if (cluster != NO_CLUSTER).any() else None,
         instability=instability if scored.any() else None,
         scored=scored if scored.any() else None,
-        rank=rank,
+        rank=rank if is_nested else None,
     )
 
 
-def _trajectories(io: StageIO, size: int) -> Trajectories:
+def _trajectories(io: StageIO, size: int) -> Trajectories | None:
+    """The curves that were clustered, if any: over all checkpoints, of a signal that is one number at each."""
+    if not io.artifacts["cluster"]:
+        return None
     clustered = io.artifact("cluster")
+    section = ClusterSection.model_validate(clustered.record.section)
+    if section.checkpoints != "all" or SIGNALS[section.signal].is_vector:
+        return None
     table = read_table(clustered, "trajectories.parquet")
     values = array_of(table["trajectory"])
     values = values.sum(axis=2) if values.ndim == 3 else values
@@ -162,6 +179,8 @@ def _trajectories(io: StageIO, size: int) -> Trajectories:
         cluster=read_table(clustered, "assignments.parquet", ASSIGNMENTS, ["cluster"])["cluster"].to_numpy(),
         selected=pc.is_in(table["uid"], chosen).to_numpy(),
         positions=tuple(position["fraction"] for position in positions if position["checkpoint"] > 0),
+        signal=section.signal,
+        meaning=SIGNALS[section.signal].meaning,
     )
 
 
@@ -176,7 +195,7 @@ def _evaluation(io: StageIO, asked: str) -> Evaluation:
     for artifact in io.artifacts["scores"]:
         arm, seed = split_training_key(artifact.node_id.partition(":")[2])
         name = asked if arm == SUBSET else arm.partition(".")[0]
-        scores += _scores(artifact, name, seed)
+        scores += scores_of(artifact, name, seed)
         correct.setdefault(name, []).append(
             read_table(artifact, "predictions.parquet", PREDICTIONS, ["correct"])["correct"].to_numpy()
         )
@@ -193,7 +212,8 @@ def _evaluation(io: StageIO, asked: str) -> Evaluation:
     return Evaluation(tuple(scores), (comparison,))
 
 
-def _scores(artifact: Artifact, arm: str, seed: int) -> Sequence[Score]:
+def scores_of(artifact: Artifact, arm: str, seed: int) -> Sequence[Score]:
+    """What `evaluate` found: of the whole benchmark and of its sources."""
     return [
         Score(
             arm=arm,

@@ -35,7 +35,10 @@ def run(section: SelectConfig, io: StageIO) -> Metrics:
     ranking = _ranking(section, pool, num_eligible)
     io.output.table("ranking.parquet", _table(pool, ranking).sort_by("uid"), RANKING)
     # What a manifest states of the method is part of the content, so that it can never be another ranking's.
-    io.output.json(METHOD, {**section.model_dump(mode="json"), "num_eligible": num_eligible})
+    told = {**section.model_dump(mode="json"), "num_eligible": num_eligible}
+    if not find_method(section.method).nested:
+        told["cluster_sizes"] = _cluster_sizes(pool)  # of a nested method the ranking tells them
+    io.output.json(METHOD, told)
     return {"num_eligible": num_eligible, "num_ranked": ranking.order.size, "num_absent": num_absent}
 
 
@@ -56,6 +59,15 @@ def _ranking(section: SelectConfig, pool: CandidatePool, num_eligible: int) -> R
     budgeted: BudgetedMethod = method
     selection = budgeted.select(pool, budget, rng)
     return Ranking(selection.rows, selection.clusters, np.full(selection.rows.size, np.nan))
+
+
+def _cluster_sizes(pool: CandidatePool) -> list[list[int]]:
+    """[cluster, members] of the pool, -1 standing for all rows without one."""
+    clusters = np.full(pool.uids.size, -1, dtype=np.int64)
+    if pool.cluster_ids is not None:
+        clusters[pool.has_image] = pool.cluster_ids
+    numbers, sizes = np.unique(clusters, return_counts=True)
+    return [[int(number), int(size)] for number, size in zip(numbers, sizes, strict=True)]
 
 
 def build_method(section: SelectConfig) -> Any:

@@ -1,15 +1,17 @@
-"""What a run leaves beside its artifacts: its outcomes, its failures, and when it was last at work.
+"""What a run leaves beside its artifacts: its outcomes, its failures, what was told of it, when it was last at work.
 
-Owns the keys below runs/<run_id>/. Decides nothing: artifacts exist by their records alone.
+Owns the keys below runs/<run_id>/ and alerts/<run_id>/. Decides nothing: artifacts exist by their records alone.
 """
 
 from __future__ import annotations
 
 import secrets
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote
 
 from xmas_job.errors import NothingToDoError, XmasError
 from xmas_job.fingerprint import Json, canonical_json
@@ -42,6 +44,22 @@ def recipe_key(run_id: str) -> str:
 def outcome_key(run_id: str, node_id: str) -> str:
     """Store key of what became of a node in a run."""
     return f"runs/{run_id}/stages/{_name(node_id)}.json"
+
+
+def rerun_command(store: Store, run_id: str) -> str:
+    """The command that runs the same again, on any machine that sees the store."""
+    recipe = unquote(f"{store.uri}/{recipe_key(run_id)}".removeprefix("file://"))
+    return f"xmas-job run --recipe {shlex.quote(recipe)}"
+
+
+def alerts_folder(run_id: str) -> str:
+    """Store key of the folder of what was told of a run. Apart from the run's own: a run may fail before it has one."""
+    return f"alerts/{run_id}"
+
+
+def alert_key(run_id: str, rule: str, node_id: str) -> str:
+    """Store key that is there once the rule has told of this stage of this run."""
+    return f"{alerts_folder(run_id)}/{rule}.{_name(node_id)}.json"
 
 
 def presence_key(run_id: str) -> str:

@@ -111,6 +111,11 @@ def signal_schema(dimension: int) -> pa.Schema:
     )
 
 
+def feature_schema(dimension: int) -> pa.Schema:
+    """A signal's part without checkpoints: `dimension` values an example."""
+    return pa.schema([("uid", pa.string()), ("value", pa.list_(pa.float32(), dimension))])
+
+
 def trajectory_schema(num_checkpoints: int, num_values: int | None = None) -> pa.Schema:
     """Alignment scores over `num_checkpoints` checkpoints, one row an example; or `num_values` values at each."""
     step = pa.float32() if num_values is None else pa.list_(pa.float32(), num_values)

@@ -29,11 +29,12 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from xmas_job.config import Section, TrainingConfig
+from xmas_job.config import TrainingConfig
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment
 from xmas_job.errors import NothingToDoError, TryAgainError, UsageError, XmasError, error_of
 from xmas_job.logs import configure_logs, get_logger
+from xmas_job.sections import Section
 from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.storage.output import Output
 from xmas_job.storage.record import Artifact, StoredFile

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from xmas_job.core.pseudo_labels import PseudoLabels, label_cores, mini_batch_kmeans, nearest_centroids
 from xmas_job.errors import BadDataError, UsageError
+from xmas_job.storage.selectors import CARD, read_card
 
 # N examples, d dimension of one half, K classes
 
 WEIGHTS = "selector.safetensors"
-CARD = "card.json"
 CENTROIDS = "centroids"
 SCORED_AT_ONCE = 8192
 
@@ -78,8 +78,10 @@ class Selector:
     """Shape (K, 2d)."""
     card: dict[str, Any]
 
-    def score(self, joint_N2d: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """Confidence (largest class probability) and cluster (nearest source centroid) of each row, shape (N,).
+    def score(
+        self, joint_N2d: NDArray[np.floating]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
+        """Confidence (largest class probability), cluster (nearest source centroid) and distance to it, shape (N,).
 
         Raises:
             UsageError: if the features are of another encoder.
@@ -95,7 +97,7 @@ class Selector:
             for start in range(0, len(joint_N2d), SCORED_AT_ONCE):
                 block = torch.from_numpy(np.array(joint_N2d[start : start + SCORED_AT_ONCE], dtype=np.float32))
                 confidence[start : start + SCORED_AT_ONCE] = self.network(block).softmax(dim=1).amax(dim=1).numpy()
-        return confidence, nearest_centroids(joint_N2d, self.centroids)[0]
+        return confidence, *nearest_centroids(joint_N2d, self.centroids)
 
     def save(self, folder: Path) -> None:
         """Write weights with centroids, and the card."""
@@ -113,7 +115,7 @@ def load_selector(folder: Path) -> Selector:
         BadDataError: if its files do not fit together.
     """
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card = read_card(folder)
         tensors = load_file(folder / WEIGHTS)
     except FileNotFoundError as error:
         raise UsageError(f"{folder} is no selector: {error.filename} is not there.", "Train one first.") from None
