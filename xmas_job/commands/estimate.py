@@ -47,7 +47,9 @@ def estimate(runner: Runner, node: Node, environment: Environment) -> dict[str, 
     if size is None or load is None:
         return None
     if isinstance(section, ExtractConfig):
-        there = range(runner.run.config.proxy.num_checkpoints + 1)
+        proxy = runner.run.config.proxy
+        assert proxy is not None, "extraction has a proxy"
+        there = range(proxy.num_checkpoints + 1)
         steps = {t for need in parse_needs(section.signals) for t in steps_of(need.checkpoints, there)}
         flops = extraction_flops(size, load, len(steps))
         return _shown(flops, environment.gpu, section.hardware.dtype, None)
