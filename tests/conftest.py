@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests import disks
+from tests.alerts.receiver import Receiver
 from tests.processes import Child
 from tests.s3_servers import S3Server, moto_server
 from tests.service.radosgw import radosgw_server
@@ -31,6 +33,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system with room for one megabyte."""
     with disks.small_disk(tmp_path / "disk", "1m") as folder:
         yield folder
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A web server that keeps the alerts it is sent."""
+    with Receiver() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 @pytest.fixture(scope="session")

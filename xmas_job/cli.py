@@ -22,10 +22,10 @@ from xmas_job.console import (
     print_table,
     read_config,
     read_environment,
+    shown_stages,
 )
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.errors import UsageError, XmasError
-from xmas_job.progress import StageBoard
 
 app = typer.Typer(
     help="Which B of these N examples should the next vision-language fine-tune use?",
@@ -69,11 +69,8 @@ def run(
     config = read_config(recipe, budget, method, settings, selector)
     work = load_entrypoint("xmas_job.commands.run:run_line")
     environment = read_environment()
-    if sys.stderr.isatty() and environment.log_format != "json":
-        with StageBoard() as board:
-            result = work(environment, config, run_id, board.show)
-    else:
-        result = work(environment, config, run_id, None)
+    with shown_stages(environment) as show:
+        result = work(environment, config, run_id, show)
     print_json(result) if as_json else _print_run(result)
 
 

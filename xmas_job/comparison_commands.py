@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -14,9 +13,9 @@ from xmas_job.console import (
     print_json,
     print_table,
     read_environment,
+    shown_stages,
 )
 from xmas_job.entrypoints import load_entrypoint
-from xmas_job.progress import StageBoard
 
 MethodsOption = Annotated[
     str, typer.Option("--methods", help="Names that `xmas-job methods` lists, or module:class, commas between.")
@@ -57,11 +56,8 @@ def compare(
     request = _request(recipe, methods, budgets, seeds, settings)
     work = load_entrypoint("xmas_job.commands.compare:compare")
     environment = read_environment()
-    if sys.stderr.isatty() and environment.log_format != "json":
-        with StageBoard() as board:
-            result = work(environment, request, comparison_id, board.show)
-    else:
-        result = work(environment, request, comparison_id, None)
+    with shown_stages(environment) as show:
+        result = work(environment, request, comparison_id, show)
     print_json(result) if as_json else _print_comparison(result)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment, load_environment
 from xmas_job.errors import TryAgainError, UsageError, XmasError
 from xmas_job.logs import configure_logs
+from xmas_job.progress import StageBoard
 from xmas_job.recipe_files import load_config
 
 RecipeOption = Annotated[
@@ -65,14 +67,28 @@ def print_json(value: dict[str, Any]) -> None:
     typer.echo(json.dumps(value))
 
 
+WIDE = 200
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns under their names."""
     table = Table(box=None, pad_edge=False)
-    for name in header:
-        table.add_column(name, overflow="fold")
+    for index, name in enumerate(header):
+        table.add_column(name, overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    Console().print(table)
+    # Where no terminal says how wide it is, a row stays on one line, to be searched.
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
+
+
+@contextmanager
+def shown_stages(environment: Environment) -> Iterator[Callable[[str, Mapping[str, Any]], None] | None]:
+    """What shows the events of stages: a board where a person looks on, else None, and the log tells them."""
+    if sys.stderr.isatty() and environment.log_format != "json":
+        with StageBoard() as board:
+            yield board.show
+    else:
+        yield None
 
 
 @contextmanager

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -24,14 +22,6 @@ ALERT = Alert(
     "airflow dags trigger xmas_selection",
     "https://airflow.example/dags/xmas_selection",
 )
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 def test_alert_says_run_stage_error_and_the_command(receiver: Receiver) -> None:

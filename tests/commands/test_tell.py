@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +17,6 @@ from xmas_job.commands.tell import forget, has_told_why, tell
 from xmas_job.environment import Environment
 
 ALERT = Alert("task_failed", "r1", "extract:demo@v1 partition 2", "no space.", "xmas-job run")
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +21,6 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> World:
 def world(landed: World, tmp_path: Path) -> World:
     """Landed, and nothing built."""
     return landed.copy(tmp_path / "world")
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 def variables(world: World) -> dict[str, str]:

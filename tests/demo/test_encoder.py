@@ -25,7 +25,7 @@ def test_folder_loads_offline_as_a_dual_encoder(written: tuple[Path, list[float]
     assert encoder.images(pictures).shape == (2, DIMENSION)
     texts = encoder.texts(["What colour is it?", "What shape is it?", "word " * 500])
     assert texts.shape == (3, DIMENSION)
-    assert float(texts[0] @ texts[1]) < 1 - 1e-4
+    assert float((texts[0] - texts[1]).norm()) > 1e-3, "no two texts differ by more than float32's noise"
 
 
 def test_few_steps_lower_the_loss(written: tuple[Path, list[float]]) -> None:

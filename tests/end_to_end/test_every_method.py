@@ -220,7 +220,7 @@ def bucket(world: World, moto: S3Server, tmp_path_factory: pytest.TempPathFactor
         yield Line(store, Environment(store_root=root, scratch=scratch, log_format="json"))
 
 
-@pytest.mark.parametrize("method", METHODS_OF_EACH_SOURCE)
-def test_method_of_each_signal_source_publishes_the_same_on_s3(line: Line, bucket: Line, method: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_method_publishes_the_same_on_s3(line: Line, bucket: Line, method: str) -> None:
     in_a_folder = line.published(line.run(config_of(method)))
     assert bucket.published(bucket.run(config_of(method))) == in_a_folder

@@ -81,14 +81,6 @@ def worker(engine: Engine) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
 def try_run(ask_airflow: Ask, engine: Engine, world: World, **more: str) -> dict[str, Any]:
     """Run the DAG by `dag.test()`, its containers on the world's folder."""
     environment = {name: value for name, value in world.environment().items() if name.startswith("XMAS_")}

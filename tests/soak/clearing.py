@@ -17,9 +17,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from tests.end_to_end.line import RECIPE, World, land
 
-NUM_CHOICES = 24
+NUM_CHOICES = 12
 NUM_RUNNERS = 2
 LONGEST_DELAY_SECONDS = 3.0
 RESTING_HOURS = 0.005  # 18 s: longer than a process of a busy machine needs to say that it is there
@@ -27,10 +29,10 @@ CLEAR = ("gc", "--delete", "--keep-runs", "0", "--keep-moves", "1", "--keep-hour
 DEADLINE_SECONDS = 300.0
 
 
-def recipe(world: World, choice: int) -> str:
-    """A recipe without a proxy: seconds a run. Every choice has a pool of its own, and shares what was ingested."""
-    path = world.folder / f"{choice}.yaml"
-    section = {"select": {"method": "random"}, "pool": {"excluded_uids": [f"{choice:032x}"]}}
+def recipe(world: World, excluded: str) -> str:
+    """A recipe without a proxy: seconds a run. Every excluded uid makes a pool of its own, of what all share."""
+    path = world.folder / f"{excluded}.yaml"
+    section = {"select": {"method": "random"}, "pool": {"excluded_uids": [excluded]}}
     path.write_text(json.dumps({**RECIPE, **section}))
     return str(path)
 
@@ -49,9 +51,16 @@ def check(clearing: subprocess.Popen[str]) -> Counter[str]:
     return Counter({"clearings": 1, "deleted": len(items), "clearings_that_deleted": bool(items)})
 
 
-def start(world: World, choice: int) -> subprocess.Popen[str]:
+def start(world: World, excluded: str) -> subprocess.Popen[str]:
     """A run of its own id."""
-    return world.start("run", "--recipe", recipe(world, choice), "--json")
+    return world.start("run", "--recipe", recipe(world, excluded), "--json")
+
+
+def some_uids(world: World) -> list[str]:
+    """Of examples that are in its pool."""
+    (table,) = world.store.glob("artifacts/pool/*/attempts/*/pool.parquet")
+    uids: list[str] = pq.read_table(table, columns=["uid"])["uid"].to_pylist()
+    return uids[:NUM_CHOICES]
 
 
 def main() -> None:
@@ -66,7 +75,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="xmas-soak-") as folder:
         landed = land(Path(folder) / "landed", RECIPE)
         calm = landed.copy(Path(folder) / "calm")
-        expected = {choice: finish(start(calm, choice))["selection_id"] for choice in range(NUM_CHOICES)}
+        finish(start(calm, "0" * 32))
+        expected = {uid: finish(start(calm, uid))["selection_id"] for uid in some_uids(calm)}
+        assert len(set(expected.values())) == NUM_CHOICES
         world = landed.copy(Path(folder) / "world")
         end = time.monotonic() + 60 * arguments.minutes
         while time.monotonic() < end:
@@ -75,19 +86,19 @@ def main() -> None:
             time.sleep(RESTING_HOURS * 3600)
             clearing = world.start(*CLEAR)
             runs = []
-            for choice in rng.sample(range(NUM_CHOICES), NUM_RUNNERS):
+            for uid in rng.sample(sorted(expected), NUM_RUNNERS):
                 time.sleep(rng.uniform(0, LONGEST_DELAY_SECONDS))
-                runs.append((choice, start(world, choice)))
+                runs.append((uid, start(world, uid)))
             counts += check(clearing)
             while any(process.poll() is None for _, process in runs):
                 counts += check(world.start(*CLEAR))
-            for choice, process in runs:
+            for uid, process in runs:
                 result = finish(process)
-                assert result["selection_id"] == expected[choice], choice
+                assert result["selection_id"] == expected[uid], uid
                 counts += Counter(stage["status"] for stage in result["stages"])
                 counts["runs"] += 1
-            for choice, _ in runs:
-                proved = world.call("verify", expected[choice])
+            for uid, _ in runs:
+                proved = world.call("verify", expected[uid])
                 assert proved.returncode == 0, proved.stderr
     print(json.dumps({"seed": arguments.seed, **counts, "all_equal": True}))
 

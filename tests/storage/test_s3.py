@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.retries import standard
 
 from tests.fault_proxy import FaultProxy, fault_proxy
 from tests.s3_servers import KEYS, S3Server
@@ -156,15 +156,24 @@ def test_create_whose_answer_was_lost_knows_its_own_object(
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def test_closed_port_is_told_at_once(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_port_is_told_after_a_few_tries(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as bound:  # bound, not listening: refuses
         bound.bind(("127.0.0.1", 0))
         monkeypatch.setenv("XMAS_S3_ENDPOINT", f"http://127.0.0.1:{bound.getsockname()[1]}")
-        store, started = open_store(s3.uri), time.monotonic()
+        pauses: list[float] = []
+        pause = standard.ExponentialBackoff.delay_amount
+
+        def noted(backoff: Any, context: Any) -> float:
+            pauses.append(pause(backoff, context))
+            return 0.0
+
+        monkeypatch.setattr(standard.ExponentialBackoff, "delay_amount", noted)
+        store = open_store(s3.uri)
         with pytest.raises(TryAgainError, match="the store cannot be reached") as caught:
             store.read("a")
     assert caught.value.exit_code == 75
-    assert time.monotonic() - started < 20
+    assert len(pauses) == Environment(store_root=s3.uri, scratch_root="").s3_attempts - 1
+    assert max(pauses) <= 20, "seconds"
 
 
 def test_missing_bucket_is_told_with_its_name(s3: Store) -> None:
