@@ -28,6 +28,7 @@ from xmas_job.storage.roots import open_store
 from xmas_job.training.launch import launch, layout_of
 from xmas_job.training.resume import Layout
 
+pytestmark = pytest.mark.launch
 TRAINING = TrainingConfig(global_batch=GLOBAL_BATCH, per_device_batch=PER_DEVICE)
 
 
