@@ -13,6 +13,8 @@ import os
 import signal
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -241,12 +243,20 @@ def _work(job: _Job, sender: Connection) -> tuple[Metrics, list[StoredFile]]:
         unfinished.write_text(json.dumps(note), encoding="utf-8")
         unfinished.rename(job.folder / f"error-{rank}.json")
         raise
-    except Exception:
+    except Exception as error:
         logger.exception("process failed")  # else torch keeps the trace to itself
         sys.stderr.flush()
+        if _lost_the_others(error):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(KILL_SECONDS)  # the agent blames whom it sees ended first: that is to be the one that was lost
         os._exit(1)  # gloo's threads may abort a process that leaves by the front door, and it would seem killed
     _end_process_group()
     return result
+
+
+def _lost_the_others(error: Exception) -> bool:
+    """Whether it was raised by an exchange with other processes: most likely one of them is to blame."""
+    return any("/torch/distributed/" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _end_process_group() -> None:
