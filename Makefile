@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 # Without byte code every process that imports torch would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup airflow test test-line soak check demo run stop locks clean
+.PHONY: help setup airflow test test-line test-launch soak check demo run stop locks clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets.
@@ -34,11 +34,14 @@ $(VENV)/.airflow: $(VENV)/.installed $(AIRFLOW_LOCK)
 	$(BIN)/python -m pip check --quiet
 	touch $@
 
-test: setup ## Run the tests that need no engine, server or GPU, but for those of test-line.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not service and not end_to_end"
+test: setup ## Run the tests that need no engine, server or GPU, but for the two below.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not service and not end_to_end and not launch"
 
 test-line: setup ## Kill a whole line at every point, spoil every call of a run on S3; minutes more.
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m end_to_end
+
+test-launch: setup ## Trainings of several processes: equal to one, killed, stopped; minutes more.
+	$(BIN)/python -m pytest -m launch
 
 soak: setup ## KILLS=50 times kill -9 at random moments of small runs: the same bytes, nothing left. Outside CI.
 	$(BIN)/python -m tests.soak --kills $(KILLS)

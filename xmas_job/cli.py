@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -110,8 +111,11 @@ def plan(
     if as_json:
         print_json(result)
         return
-    rows = [(stage["stage"], stage["state"], _progress(stage), stage["artifact"] or "") for stage in result["stages"]]
-    print_table(("stage", "state", "", "artifact"), rows)
+    rows = [
+        (stage["stage"], stage["state"], _progress(stage), _estimate(stage), stage["artifact"] or "")
+        for stage in result["stages"]
+    ]
+    print_table(("stage", "state", "", "estimate", "artifact"), rows)
 
 
 @app.command()
@@ -214,6 +218,27 @@ def methods(as_json: JsonOption = False) -> None:
     print_table(("method", "keeps", "signals (checkpoints)", "nested", "cost", "models", "paper"), rows)
 
 
+@app.command()
+def compose(
+    language_model: Annotated[str, typer.Argument(help="Folder or hub id, e.g. stabilityai/stablelm-2-zephyr-1_6b.")],
+    vision_tower: Annotated[str, typer.Argument(help="Folder or hub id, e.g. openai/clip-vit-large-patch14-336.")],
+    directory: Annotated[Path, typer.Argument(help="Folder to write; a recipe's proxy.model or target.model.")],
+    projector: Annotated[
+        Path | None, typer.Option("--projector", help="Its stage-1 weights, safetensors. Default: random.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of a random projector.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Join a language model and a vision tower into one LVLM folder, where a training starts as the papers do."""
+    work = load_entrypoint("xmas_job.commands.compose:compose_model")
+    result = work(language_model, vision_tower, directory, projector, seed)
+    if as_json:
+        print_json(result)
+    else:
+        for name, value in result.items():
+            typer.echo(f"{name:>20}  {value}")
+
+
 @demo.command()
 def land(as_json: JsonOption = False) -> None:
     """Write the demo's data and models into the store, as any dataset lands. Does nothing if they are there."""
@@ -250,6 +275,15 @@ def _progress(stage: dict[str, Any]) -> str:
         return "{} of {} partitions".format(*stage["partitions"])
     seconds = stage.get("seconds_when_built")
     return f"{seconds:.0f} s when built" if seconds is not None else ""
+
+
+def _estimate(stage: dict[str, Any]) -> str:
+    found = stage["estimate"]
+    if found is None or found["gpu_hours"] is None:
+        return ""
+    memory = "" if found["memory_gb"] is None else f", {found['memory_gb']:.0f} GB"
+    used = stage.get("gpu_hours_when_built")
+    return f"{found['gpu_hours']:.3g} h {found['gpu']}{memory}" + ("" if used is None else f" (took {used:.3g} h)")
 
 
 def _print_run(result: dict[str, Any]) -> None:

@@ -67,6 +67,12 @@ class TrainingConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     lr_schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     max_length: int = Field(2048, ge=16, description="Tokens; longer examples are cut on the right.")
+    grouping: Literal["none", "modality_length"] = Field(
+        "none", description="Put examples of one modality and alike length into one step, where both modalities are."
+    )
+    max_unsupervised_fraction: float = Field(
+        0.1, ge=0, le=1, description="More examples whose answers are cut off stop the training."
+    )
     seed: int = Field(0, description="Order of the examples, dropout and initialisation.")
     hardware: Hardware = Hardware()
 

@@ -53,9 +53,28 @@ class Environment(BaseSettings):
     loaders: int | None = Field(
         None,
         ge=0,
-        description="Processes that decode images ahead of extraction's model. Default: as many as the machine has "
-        "cores, at most 4, beside a GPU; 0 on a CPU, where the model needs the cores.",
+        description="Processes that decode images ahead of a model, each process's own. Default: as many as the "
+        "machine has cores, at most 4, beside a GPU; 0 on a CPU, where the model needs the cores.",
     )
+    processes: int | None = Field(
+        None, ge=1, description="Processes of a training on this machine. Default: one a GPU, or one."
+    )
+    zero_stage: Literal[0, 1, 2, 3] | None = Field(
+        None, description="DeepSpeed's ZeRO stage; 0: plain. Default: 2 for several processes; 3 for 13B and more."
+    )
+    num_nodes: int = Field(1, ge=1, description="Machines of one training; start the stage on each of them.")
+    node_rank: int = Field(0, ge=0, description="Which of them this is; 0 writes the results.")
+    rendezvous: str = Field("", description="host:port of machine 0, where the processes of all machines meet.")
+    activation_checkpointing: bool | None = Field(
+        None, description="Compute activations twice instead of keeping them. Default: on a GPU."
+    )
+    resume_minutes: float = Field(30.0, gt=0, description="How often a training keeps a state to go on from.")
+    resume_steps: int | None = Field(None, ge=1, description="Keep one every so many optimizer steps, too.")
+    resume_keep: int = Field(2, ge=1, description="States that are kept; a commit clears them all away.")
+    min_rate_fraction: float = Field(
+        0.1, ge=0, lt=1, description="Of a training's usual tokens a second; less, for two windows, ends it. 0: never."
+    )
+    slow_minutes: float = Field(15.0, gt=0, description="Length of such a window.")
     lease_ttl_seconds: float = Field(
         60.0, gt=0, description="A lease whose heartbeat stands still this long is taken over."
     )
@@ -69,6 +88,7 @@ class Environment(BaseSettings):
     max_gpus: int | None = Field(
         None, ge=0, description="GPUs that one process gets at most; 0: none. Default: what its stage asks for."
     )
+    gpu: str = Field("A100", description="GPU that `plan` estimates hours for: H200, H100, A100, L40S, A6000 or 4090.")
     gpu_pool: str = Field(
         "default_pool", description="Airflow pool of the GPU stages; give it as many slots as there are GPUs."
     )

@@ -14,11 +14,12 @@ import structlog
 LogFormat = Literal["auto", "json", "console"]
 
 
-def configure_logs(log_format: LogFormat = "auto") -> None:
+def configure_logs(log_format: LogFormat = "auto", *, quiet: bool = False) -> None:
     """Send our events and those of every library through one formatter on stderr.
 
     Args:
         log_format: `auto` takes the console on a terminal and JSON elsewhere.
+        quiet: only warnings and worse; of processes that all do the same, one tells.
     """
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[structlog.types.Processor] = [
@@ -33,7 +34,7 @@ def configure_logs(log_format: LogFormat = "auto") -> None:
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if quiet else logging.INFO),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )

@@ -118,7 +118,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="train_proxy",
-        version=1,
+        version=2,
         entrypoint="xmas_job.stages.train_proxy:run",
         keys=wiring.one_if_proxy,
         section=wiring.proxy_section,
@@ -193,7 +193,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="train_target",
-        version=1,
+        version=2,
         entrypoint="xmas_job.stages.train_target:run",
         keys=wiring.trained,
         section=wiring.target_section,

@@ -15,9 +15,35 @@ import yaml
 from xmas_job.config import RunConfig, validate_config
 from xmas_job.errors import UsageError
 
+TRAININGS = "trainings/"
+_TRAINED: tuple[tuple[str, ...], ...] = (("proxy",), ("comparison", "target"))
+"""Sections that may name a training and then hold only what differs from it."""
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes shipped with the package, e.g. "demo" or "ablations/last_layer"."""
+    return [name for name in _shipped() if not name.startswith(TRAININGS)]
+
+
+def training_names() -> list[str]:
+    """Names of the trainings shipped with the package, e.g. "llava_1_5_7b_lora"."""
+    return [name.removeprefix(TRAININGS) for name in _shipped() if name.startswith(TRAININGS)]
+
+
+def load_training(name: str) -> dict[str, Any]:
+    """A named training: model, LoRA and settings, as a proxy or target section takes them.
+
+    Raises:
+        UsageError: for an unknown name.
+    """
+    if name not in training_names():
+        raise UsageError(f"there is no training {name!r}.", f"Known: {', '.join(training_names())}.")
+    data = _parse_recipe(name, (_recipe_folder() / f"{TRAININGS}{name}.yaml").read_bytes())
+    base = data.pop("base", None)
+    return data if base is None else _merged(load_training(base), data)
+
+
+def _shipped() -> list[str]:
     folder = _recipe_folder()
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
@@ -42,7 +68,22 @@ def load_config(recipe: str, overrides: Sequence[str] = (), text: bytes | None =
     data = _with_bases(recipe, _recipe_text(recipe) if text is None else text)
     for override in overrides:
         _apply_override(data, override)
+    for section in _TRAINED:
+        data = _with_training(data, section)
     return validate_config(data, where=f"recipe {recipe}")
+
+
+def _with_training(data: dict[str, Any], section: tuple[str, ...]) -> dict[str, Any]:
+    """The named training (`recipe`) of a section written out, under what the section itself says."""
+    name, *rest = section
+    inner = data.get(name)
+    if not isinstance(inner, dict):
+        return data
+    if rest:
+        return {**data, name: _with_training(inner, tuple(rest))}
+    own = dict(inner)
+    training = own.pop("recipe", None)
+    return data if training is None else {**data, name: _merged(load_training(str(training)), own)}
 
 
 def _with_bases(recipe: str, text: bytes) -> dict[str, Any]:

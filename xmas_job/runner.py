@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -18,11 +19,11 @@ from xmas_job import __version__
 from xmas_job.config import RunConfig
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment
-from xmas_job.errors import MissingInputError, XmasError
+from xmas_job.errors import MissingInputError, NothingToDoError, TryAgainError, XmasError
 from xmas_job.fingerprint import Json, canonical_json
 from xmas_job.logs import get_logger
 from xmas_job.pipeline import Node, is_source, plan
-from xmas_job.progress import ProgressEvents
+from xmas_job.progress import ProgressCallback, ProgressEvents
 from xmas_job.sections import Section
 from xmas_job.stage_io import Metrics, Source, StageIO
 from xmas_job.storage.journal import noted_failures, outcome_key, utc_now
@@ -31,6 +32,7 @@ from xmas_job.storage.output import Output
 from xmas_job.storage.record import Artifact, Record, StoredFile, content_digest, read_record
 from xmas_job.storage.scratch import scratch_folder
 from xmas_job.storage.store import Store
+from xmas_job.storage.unit import Unit
 
 logger = get_logger(__name__)
 
@@ -146,11 +148,30 @@ class Runner:
             if node.spec.partitioned_by and partition is None:
                 artifact, status = self._run_partitions(node, address)
             else:
-                artifact, status = self._run_unit(_Unit(node, address, partition))
+                artifact, status = self._run_unit(Unit(node, address, partition))
             result = StageResult(node_id, status, time.monotonic() - started, artifact)
             if partition is None:
                 self._note(result)
         return result
+
+    def assist(self, node_id: str) -> StageResult:
+        """Run this machine's processes of a training whose lease another machine holds; then wait for its record.
+
+        Raises:
+            TryAgainError: if the record does not come.
+        """
+        started = time.monotonic()
+        node = self.run.nodes[node_id]
+        unit = Unit(node, self.address(node), None)
+        if self.find(node_id) is None:
+            with scratch_folder(self.environment.scratch) as scratch, suppress(NothingToDoError):
+                self._call(unit, Output(self.store, unit.address, f"{unit.attempts}/0", scratch), lambda *_: None)
+        deadline = time.monotonic() + self.environment.lease_ttl_seconds
+        while (artifact := self.find(node_id)) is None:
+            if time.monotonic() > deadline:
+                raise TryAgainError(f"machine 0 has not committed {node_id}.", "Start the stage on all machines again.")
+            time.sleep(self.environment.lease_ttl_seconds / 100)
+        return StageResult(node_id, "hit", time.monotonic() - started, artifact)
 
     def _note(self, result: StageResult) -> None:
         """Write down in the run what became of the stage, and make its artifact visible."""
@@ -184,17 +205,17 @@ class Runner:
         sizes = {entry.key: entry.size for entry in self.store.list(address)}
 
         def is_there(partition: int) -> bool:
-            key = _Unit(node, address, partition).record_key
+            key = Unit(node, address, partition).record_key
             files = read_record(self.store, key).files if key in sizes else None
             return files is not None and all(sizes.get(f"{address}/{file.location}") == file.bytes for file in files)
 
         return tuple(partition for partition in range(self.num_partitions(node)) if not is_there(partition))
 
     def _run_partitions(self, node: Node, address: str) -> tuple[Artifact, Status]:
-        whole = _Unit(node, address, None)
+        whole = Unit(node, address, None)
         if artifact := self._committed(node, address, whole.record_key):
             return artifact, "hit"
-        units = [_Unit(node, address, partition) for partition in range(self.num_partitions(node))]
+        units = [Unit(node, address, partition) for partition in range(self.num_partitions(node))]
         held_by_others = []
         for done, unit in enumerate(units):
             if self._run_unit_if_free(unit) is None:
@@ -204,7 +225,7 @@ class Runner:
         parts |= {unit.partition: self._run_unit(unit)[0] for unit in units if unit.partition not in parts}
         return self._seal(whole, [parts[unit.partition].record for unit in units])
 
-    def _seal(self, whole: _Unit, parts: Sequence[Record]) -> tuple[Artifact, Status]:
+    def _seal(self, whole: Unit, parts: Sequence[Record]) -> tuple[Artifact, Status]:
         """One record for all partitions: their files, and the sums of their counts."""
         metrics: dict[str, Json] = {}
         for part in parts:
@@ -218,13 +239,13 @@ class Runner:
         seconds = sum(float(str(part.provenance["seconds"])) for part in parts)
         return self._commit(whole, replace(record, provenance={**record.provenance, "seconds": seconds}))
 
-    def _run_unit_if_free(self, unit: _Unit) -> Artifact | None:
+    def _run_unit_if_free(self, unit: Unit) -> Artifact | None:
         if artifact := self._committed(unit.node, unit.address, unit.record_key):
             return artifact
         lease = try_acquire(self.store, unit.prefix, self.environment.lease_ttl_seconds, self._work(unit))
         return self._build(unit, lease)[0] if lease else None
 
-    def _run_unit(self, unit: _Unit) -> tuple[Artifact, Status]:
+    def _run_unit(self, unit: Unit) -> tuple[Artifact, Status]:
         def committed() -> Artifact | None:
             return self._committed(unit.node, unit.address, unit.record_key)
 
@@ -242,12 +263,12 @@ class Runner:
         assert artifact is not None
         return artifact, "hit"
 
-    def _work(self, unit: _Unit) -> dict[str, str]:
+    def _work(self, unit: Unit) -> dict[str, str]:
         """What a lease is for: who looks on learns it from the lease, and what is at work is not cleared away."""
         context = {name: str(value) for name, value in unit.context.items()}
         return {"run": self.run.run_id, "stage": unit.node.id, **context}
 
-    def _build(self, unit: _Unit, lease: Lease) -> tuple[Artifact, Status]:
+    def _build(self, unit: Unit, lease: Lease) -> tuple[Artifact, Status]:
         with (
             lease,
             scratch_folder(self.environment.scratch) as scratch,
@@ -258,17 +279,20 @@ class Runner:
             logger.info("stage started")
             started = time.monotonic()
             output = Output(self.store, unit.address, f"{unit.attempts}/{lease.number}", scratch)
-            metrics = self._call(unit, output, lease)
+            metrics = self._call(unit, output, lease.show_progress)
             record = self._record(unit.node, unit.address, output.files, metrics)
             cost: dict[str, Json] = {"seconds": round(time.monotonic() - started, 3), "attempt": lease.number}
-            return self._commit(unit, replace(record, provenance={**record.provenance, **cost}))
+            committed = self._commit(unit, replace(record, provenance={**record.provenance, **cost}))
+            for clear_away in output.after_commit:
+                clear_away()
+            return committed
 
-    def _call(self, unit: _Unit, output: Output, lease: Lease) -> Metrics:
+    def _call(self, unit: Unit, output: Output, show_progress: ProgressCallback) -> Metrics:
         node = unit.node
         events = ProgressEvents(self.environment.progress_seconds)
 
         def progress(done: int, total: int) -> None:
-            lease.show_progress(done, total)
+            show_progress(done, total)
             events(done, total)
 
         function: Callable[[Section, StageIO], Metrics] = load_entrypoint(node.spec.entrypoint)
@@ -308,7 +332,7 @@ class Runner:
             provenance={"created_at": utc_now(), "xmas_job": __version__},
         )
 
-    def _commit(self, unit: _Unit, record: Record) -> tuple[Artifact, Status]:
+    def _commit(self, unit: Unit, record: Record) -> tuple[Artifact, Status]:
         while not self.store.create(unit.record_key, record.to_bytes()):
             # Another worker was first: its bytes are what everybody reads, unless some of them are lost.
             if winner := self._committed(unit.node, unit.address, unit.record_key):
@@ -316,28 +340,3 @@ class Runner:
                 return winner, "hit"
             self.store.delete(unit.record_key)
         return Artifact(self.store, unit.address, record, unit.node.id), "built"
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """What one lease covers: a whole artifact, or one partition of it."""
-
-    node: Node
-    address: str
-    partition: int | None
-
-    @property
-    def prefix(self) -> str:
-        return self.address if self.partition is None else f"{self.address}/partitions/{self.partition:06d}"
-
-    @property
-    def record_key(self) -> str:
-        return f"{self.address}/record.json" if self.partition is None else f"{self.prefix}.json"
-
-    @property
-    def attempts(self) -> str:
-        return f"{self.prefix.removeprefix(self.address).lstrip('/')}/attempts".lstrip("/")
-
-    @property
-    def context(self) -> dict[str, int]:
-        return {} if self.partition is None else {"partition": self.partition}

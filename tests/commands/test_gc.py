@@ -26,6 +26,7 @@ from xmas_job.errors import TryAgainError, UsageError
 from xmas_job.storage import channels
 from xmas_job.storage.journal import presence_key, run_key
 from xmas_job.storage.lease import acquire, newest_lease, try_acquire
+from xmas_job.storage.sealed import MANIFEST
 from xmas_job.storage.store import Store
 
 NOTHING_ELSE = Keep(runs=0, moves=1, hours=0.0)
@@ -262,3 +263,18 @@ def test_promoted_selection_is_kept(world: World) -> None:
         addresses(world, run_id)["report"] for run_id in ("first",)
     }
     recompute_selection(world.environment, first)
+
+
+def test_a_training_that_is_to_go_on_keeps_its_attempts_until_it_is_committed(world: World) -> None:
+    address = addresses(world, "second")["select:subset"]
+    record = world.store.read(f"{address}/record.json")
+    state = [f"{address}/attempts/1/resume/000000005/{name}" for name in ("optimizer.pt", MANIFEST)]
+    for key in state:
+        world.store.put(key, b"{}")
+    world.store.delete(f"{address}/record.json")
+    kept = Keep(runs=10, hours=1e6)
+    clear(world.environment, kept, delete=True)
+    assert set(state) <= keys(world)
+    world.store.put(f"{address}/record.json", record)
+    clear(world.environment, kept, delete=True)
+    assert not set(state) & keys(world)

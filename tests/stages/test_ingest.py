@@ -69,7 +69,8 @@ def test_landed_rows_become_a_table_with_their_images_by_hand(bench: Workbench) 
     (text,) = [row for row in rows if row["uid"] != uid]
     assert (text["modality"], text["source"], text["image_uris"], text["width"]) == ("text", "text", [], None)
     assert rows_of(made, "quarantine.parquet") == []
-    assert made.record.metrics == {"num_rows": 2, "num_examples": 2, "num_quarantined": 0, "num_images": 1}
+    counts = {"num_rows": 2, "num_examples": 2, "num_quarantined": 0, "num_images": 1}
+    assert made.record.metrics == {**counts, "num_shown_images": 1, "num_words": 7}
     assert bench.progress[-1] == (len((bench.root / "landing/pets/v1/data.json").read_bytes()),) * 2
 
 
@@ -180,7 +181,8 @@ def test_rows_of_several_data_files_keep_their_place(bench: Workbench) -> None:
     places = [(row["source_uri"].rpartition("/")[2], row["source_row"]) for row in rows_of(made, "examples.parquet")]
     assert sorted(places) == [("a.json", 0), ("b.jsonl", 0), ("b.jsonl", 1)]
     # The two equal lines are two rows of one example: pool drops the second.
-    assert made.record.metrics == {"num_rows": 3, "num_examples": 2, "num_quarantined": 0, "num_images": 1}
+    counts = {"num_rows": 3, "num_examples": 2, "num_quarantined": 0, "num_images": 1}
+    assert made.record.metrics == {**counts, "num_shown_images": 1, "num_words": 7}
 
 
 def test_same_landing_gives_the_same_bytes_in_any_chunks(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,14 @@ from xmas_job.config import (
     TrainingConfig,
 )
 from xmas_job.data.stored import read_examples
+from xmas_job.errors import BadDataError, TryAgainError
 from xmas_job.extraction.layout import absent_path, checkpoints_of, signal_path, signals_of
 from xmas_job.fingerprint import digest_of_folder
 from xmas_job.models.adapter import LVLM
 from xmas_job.sections import AlignmentConfig, ExtractConfig
-from xmas_job.stage_io import Source
+from xmas_job.stage_io import Source, StageIO
 from xmas_job.stages import evaluate, extract, ingest, pool, train_proxy, train_target
+from xmas_job.storage.output import Output
 from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import SUBSET
 from xmas_job.storage.tables import read_table
@@ -54,7 +57,9 @@ ROWS = [
         ],
     },
 ]
-TRAINING = TrainingConfig(learning_rate=1e-2, global_batch=5, per_device_batch=5, max_length=48)
+TRAINING = TrainingConfig(
+    learning_rate=1e-2, global_batch=5, per_device_batch=5, max_length=48, max_unsupervised_fraction=1.0
+)
 EXTRACT = ExtractConfig(
     signals=("alignment",), alignment=AlignmentConfig(top_k=3), partition_size=5, token_budget=100, max_length=48
 )
@@ -248,6 +253,64 @@ def test_several_signals_are_written_side_by_side(world: World, proxy: Artifact,
     assert made.read(signal_path(1, 2)) == parts[2].read(signal_path(1, 2))
 
 
+def test_a_checkpoint_without_its_manifest_or_with_a_file_cut_off_is_refused(world: World, proxy: Artifact) -> None:
+    def write(output: Output, leave_out: str = "", cut: str = "") -> None:
+        for path in proxy.paths:
+            if path != leave_out:
+                output.data(path, proxy.read(path)[: 100 if path == cut else None])
+
+    manifest, weights = "checkpoint-0001/MANIFEST.json", "checkpoint-0002/model.safetensors"
+    unfinished = world.bench.write("train_proxy", lambda output: write(output, leave_out=manifest))
+    with pytest.raises(BadDataError, match=r"has no MANIFEST.json: it was never finished.*Train the proxy again"):
+        extracted(world, unfinished, 0)
+    truncated = world.bench.write("train_proxy", lambda output: write(output, cut=weights))
+    with pytest.raises(BadDataError, match=r"model.safetensors has 100 bytes, not the \d+ that were saved"):
+        extracted(world, truncated, 0)
+
+
+def test_a_training_goes_on_from_an_earlier_attempt_and_its_record_names_the_files_of_both(
+    world: World, proxy: Artifact
+) -> None:
+    section = ProxyConfig(model="m", num_checkpoints=2, training=TRAINING)
+    address = f"artifacts/train_proxy/{'f' * 32}"
+
+    def attempt(number: int, stop_at: int, **settings: Any) -> Output:
+        scratch = world.bench.root.parent / f"attempt-{number}"
+        scratch.mkdir()
+        output = Output(world.bench.store, address, f"attempts/{number}", scratch)
+
+        def progress(done: int, _total: int) -> None:
+            if done == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        artifacts = {"pool": (world.pool,), "ingest": (world.ingested,)}
+        environment = world.bench.environment.model_copy(update=settings)
+        io = StageIO(world.bench.store, output, environment, progress, None, artifacts, {"model": (world.model,)})
+        train_proxy.run(section, io)
+        return output
+
+    with pytest.raises(TryAgainError, match="after optimizer step 2"):
+        attempt(1, stop_at=10)
+    second = attempt(2, stop_at=-1)
+    attempts = {path: file.location.split("/")[1] for path, file in second.files.items() if "MANIFEST" in path}
+    assert attempts == {
+        "checkpoint-0000/MANIFEST.json": "1",
+        "checkpoint-0001/MANIFEST.json": "1",
+        "checkpoint-0002/MANIFEST.json": "2",
+    }
+    assert {path: file.sha256 for path, file in second.files.items()} == {
+        path: proxy.file(path).sha256 for path in proxy.paths
+    }
+    assert [key for key in keys_of(world, address) if "/resume/" in key]
+    for clear_away in second.after_commit:
+        clear_away()
+    assert not [key for key in keys_of(world, address) if "/resume/" in key]
+
+
+def keys_of(world: World, address: str) -> list[str]:
+    return [entry.key for entry in world.bench.store.list(address)]
+
+
 # --- train_target and evaluate -------------------------------------------------------------------------------------
 
 
@@ -276,7 +339,8 @@ def adapter(world: World, taught: Source) -> Artifact:
 
 
 def test_target_is_an_adapter_trained_on_the_subset(adapter: Artifact) -> None:
-    assert adapter.paths == ["adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
+    files = ["adapter/MANIFEST.json", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
+    assert adapter.paths == files
     assert adapter.record.metrics["num_examples"] == 3
     assert adapter.record.metrics["num_steps"] == 1
 

@@ -109,7 +109,7 @@ class Workbench:
         inputs: Mapping[str, tuple[str, ...]] | None = None,
     ) -> Artifact:
         files = tuple(file for _, file in sorted(output.files.items()))
-        address = output._address
+        address = output.address
         record = Record(
             stage, 1, address.rpartition("/")[2], section, inputs or {}, files, content_digest(files), metrics
         )

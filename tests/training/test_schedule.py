@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xmas_job.errors import UsageError
-from xmas_job.training.schedule import accumulation_steps, checkpoint_positions, optimizer_steps, training_order
+from xmas_job.training.schedule import (
+    accumulation_steps,
+    checkpoint_positions,
+    grouped_order,
+    optimizer_steps,
+    training_order,
+)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +90,24 @@ def test_the_order_of_the_input_does_not_matter():
 def test_the_order_is_the_one_of_the_digests():
     # `printf 0:0:a | sha256sum` and so on: a 5afc6a95, b 93f09a8d, c 6fba0560.
     assert training_order(["a", "b", "c"], seed=0) == [0, 2, 1]
+
+
+def test_grouped_steps_hold_one_modality_sorted_by_length_and_the_rest_comes_last():
+    uids = [f"{number:032x}" for number in range(22)]
+    has_image = [number % 2 == 0 for number in range(22)]  # 11 of each: 2 steps of 4 each, and 3 + 3 left
+    lengths = [number * 7 % 22 for number in range(22)]
+    order = grouped_order(uids, has_image, lengths, seed=1, num_epochs=2, global_batch=4)
+    first, second = order[:22], order[22:]
+    assert sorted(first) == sorted(second) == list(range(22))
+    assert first != second
+    steps = [first[begin : begin + 4] for begin in range(0, 16, 4)]
+    assert sorted(len({has_image[index] for index in step}) for step in steps) == [1, 1, 1, 1]
+    assert sum(has_image[step[0]] for step in steps) == 2
+    assert {has_image[index] for index in first[16:]} == {True, False}
+    for step in [*steps, first[16:]]:
+        assert [lengths[index] for index in step] == sorted((lengths[index] for index in step), reverse=True)
+
+
+def test_grouping_one_modality_is_the_plain_order():
+    uids = [f"{number:032x}" for number in range(9)]
+    assert grouped_order(uids, [True] * 9, list(range(9)), 3, 2, 4) == training_order(uids, 3, 2)

@@ -18,6 +18,7 @@ from tests.training.toy import (
     COLOURS,
     Run,
     files_of,
+    ignore_adapter,
     ignore_checkpoint,
     ignore_progress,
     image_example,
@@ -176,7 +177,7 @@ def test_the_seed_changes_the_order_and_the_input_order_does_not():
     assert not torch.allclose(_logits(models[0]), _logits(models[2]))
 
 
-def test_examples_are_seen_in_training_order(tmp_path):
+def test_examples_are_seen_in_training_order():
     examples = [replace(image_example("red", number), image_uris=(str(number),)) for number in range(20)]
     seen: list[str] = []
 
@@ -184,7 +185,14 @@ def test_examples_are_seen_in_training_order(tmp_path):
         seen.append(uri)
         return load_image("red")
 
-    train_lora(tiny_llava(), examples, load_red, settings(seed=5), out_dir=tmp_path, on_progress=ignore_progress)
+    train_lora(
+        tiny_llava(),
+        examples,
+        load_red,
+        settings(seed=5),
+        on_adapter=ignore_adapter,
+        on_progress=ignore_progress,
+    )
     expected = [str(index) for index in training_order([example.uid for example in examples], seed=5)]
     assert seen == [expected[0], *expected]  # the first is looked at once more, for an answer
 
@@ -345,14 +353,14 @@ def test_the_adapter_depends_neither_on_the_place_of_its_base_nor_on_the_random_
     assert sorted(files_of(tmp_path)) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
-def test_lora_without_its_settings_is_refused(tmp_path):
+def test_lora_without_its_settings_is_refused():
     with pytest.raises(UsageError, match="rank, alpha and dropout"):
         train_lora(
             tiny_llava(),
             mixed_pool(8),
             load_image,
             settings(lora=None),
-            out_dir=tmp_path,
+            on_adapter=ignore_adapter,
             on_progress=ignore_progress,
         )
 

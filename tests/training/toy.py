@@ -12,7 +12,8 @@ from tests.tiny_models import tiny_llava
 from xmas_job.data.examples import Example, Turn, compute_uid
 from xmas_job.models.adapter import LVLM
 from xmas_job.training.schedule import checkpoint_positions
-from xmas_job.training.sft import LoraSettings, TrainingSettings, train_full, train_lora
+from xmas_job.training.settings import Execution, LoraSettings, TrainingSettings
+from xmas_job.training.sft import ALONE, train_full, train_lora
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
 
@@ -59,6 +60,10 @@ def ignore_checkpoint(index: int, step: int, examples_seen: int, save: object) -
     pass
 
 
+def ignore_adapter(save: object) -> None:
+    pass
+
+
 def ignore_progress(examples_seen: int, num_examples: int) -> None:
     pass
 
@@ -74,13 +79,17 @@ class Run:
     progress: list[tuple[int, int]] = field(default_factory=list)
 
 
-def train_toy_proxy(directory: Path) -> Run:
+def train_toy_proxy(directory: Path, execution: Execution = ALONE, on_progress: Any = ignore_progress) -> Run:
     """36 mixed examples: 5 steps of 8 (the last of 4), checkpoints 0 to 3 in directories of these names."""
     run = Run(directory)
 
     def on_checkpoint(index: int, step: int, examples_seen: int, save: Any) -> None:
         run.checkpoints.append((index, step, examples_seen))
         save(directory / str(index))
+
+    def tell(*done: int) -> None:
+        run.progress.append(done)  # type: ignore[arg-type]
+        on_progress(*done)
 
     run.metrics = train_full(
         run.lvlm,
@@ -89,7 +98,8 @@ def train_toy_proxy(directory: Path) -> Run:
         settings(),
         checkpoint_steps=checkpoint_positions(36, 3, 8),
         on_checkpoint=on_checkpoint,
-        on_progress=lambda *done: run.progress.append(done),
+        on_progress=tell,
+        execution=execution,
     )
     return run
 
@@ -102,7 +112,7 @@ def train_toy_target(directory: Path, base: LVLM | None = None) -> Run:
         mixed_pool(64),
         load_image,
         settings(lora=LoraSettings(rank=4, alpha=8, dropout=0.1), projector_learning_rate=1e-3),
-        out_dir=directory,
+        on_adapter=lambda save: save(directory),
         on_progress=lambda *done: run.progress.append(done),
     )
     return run

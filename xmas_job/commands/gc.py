@@ -25,6 +25,7 @@ from xmas_job.storage.manifest import MANIFEST, REPAIR
 from xmas_job.storage.reach import Reach, delete_artifact
 from xmas_job.storage.record import read_record
 from xmas_job.storage.roots import open_store
+from xmas_job.storage.sealed import MANIFEST as SEALED
 from xmas_job.storage.store import Entry, Store
 
 logger = get_logger(__name__)
@@ -196,8 +197,14 @@ class _Plan:
                 yield Item("artifact", address, why, self.files[address])
 
     def _attempts(self) -> Iterator[Item]:
-        """Files of attempts that ended without a record, in artifacts that stay."""
+        """Files of attempts that ended without a record, in artifacts that stay.
+
+        Those of a training that is not finished stay too: the next attempt goes on from them.
+        """
         for address in sorted(self.kept):
+            there = {entry.key for entry in self.files[address]}
+            if f"{address}/record.json" not in there and any(key.endswith(f"/{SEALED}") for key in there):
+                continue
             ended: dict[str, list[Entry]] = {}
             for entry in self.files[address]:
                 before, found, after = entry.key.partition("/attempts/")

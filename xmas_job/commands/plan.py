@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xmas_job.commands.estimate import estimate
 from xmas_job.commands.resolve import new_run_id, resolve_run
 from xmas_job.config import RunConfig
 from xmas_job.entrypoints import load_entrypoint
@@ -24,7 +25,9 @@ def plan_run(environment: Environment, config: RunConfig) -> dict[str, Json]:
     pool = runner.find("pool")
     if pool:
         load_entrypoint("xmas_job.stages.pool:check_request")(pool, runner.run, "")
-    stages: list[Json] = [_state(runner, node) for node in runner.run.nodes.values()]
+    stages: list[Json] = [
+        {**_state(runner, node), "estimate": estimate(runner, node, environment)} for node in runner.run.nodes.values()
+    ]
     return {"store": store.uri, "config": runner.run.config.model_dump(mode="json"), "stages": stages}
 
 
@@ -32,7 +35,14 @@ def _state(runner: Runner, node: Node) -> dict[str, Json]:
     found = runner.find(node.id)
     if found:
         seconds = found.record.provenance.get("seconds")
-        return {"stage": node.id, "state": "HIT", "artifact": found.address, "seconds_when_built": seconds}
+        used = found.record.metrics.get("gpu_hours")
+        return {
+            "stage": node.id,
+            "state": "HIT",
+            "artifact": found.address,
+            "seconds_when_built": seconds,
+            "gpu_hours_when_built": used,
+        }
     try:
         address = runner.address(node)
     except MissingInputError:

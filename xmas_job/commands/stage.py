@@ -28,7 +28,7 @@ def run_stage(environment: Environment, run_id: str, node_id: str, partition: in
     num_partitions = runner.num_partitions(node) if node.spec.partitioned_by else 0
     if partition is not None and partition >= num_partitions:
         raise UsageError(f"stage {node_id} has no partition {partition}.", f"It has {num_partitions}, counted from 0.")
-    result = runner.run_stage(node_id, partition)
+    result = runner.assist(node_id) if environment.node_rank else runner.run_stage(node_id, partition)
     return {
         "stage": result.node_id,
         "status": result.status,

@@ -81,11 +81,14 @@ class LVLM:
         lvlm.encoder.check_template()
         return lvlm
 
-    def save(self, directory: Path) -> None:
-        """Write weights as safetensors, and the processor, so that `load` reads the directory. Raises OSError."""
+    def save(self, directory: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write weights as safetensors, and the processor, so that `load` reads the directory. Raises OSError.
+
+        `weights`: all of them, where the model itself holds only a part.
+        """
         transformers_logging.disable_progress_bar()
         with os_errors():
-            self.model.save_pretrained(directory)
+            self.model.save_pretrained(directory, state_dict=weights)
             self.processor.save_pretrained(directory)
 
     def encode(self, example: Example, images: Sequence[Image], *, max_length: int | None = None) -> Encoded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -15,7 +16,9 @@ from xmas_job.extraction.signals import Request
 from xmas_job.models.hardware import apply_hardware
 from xmas_job.sections import ExtractConfig
 from xmas_job.stage_io import Metrics, StageIO
+from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import ABSENT, signal_schema
+from xmas_job.storage.sealed import require_sealed
 
 CHECKPOINT_FOLDER = re.compile(r"^checkpoint-(\d+)/")
 MOST_LOADERS = 4
@@ -31,7 +34,7 @@ def run(section: ExtractConfig, io: StageIO) -> Metrics:
     there = [int(match[1]) for path in proxy.paths if (match := CHECKPOINT_FOLDER.match(path))]
     steps = {need.signal: steps_of(need.checkpoints, there) for need in parse_needs(section.signals)}
     computed = extract_partition(
-        {t: proxy.local_folder(f"checkpoint-{t:04d}") for t in sorted(set().union(*steps.values()))},
+        {t: _checkpoint(proxy, t) for t in sorted(set().union(*steps.values()))},
         examples,
         image_loader(io.store, digests),
         ExtractionSettings(
@@ -66,6 +69,13 @@ def num_loaders(asked: int | None, device: str) -> int:
     if asked is not None:
         return asked
     return 0 if device == "cpu" else min(MOST_LOADERS, os.cpu_count() or 1)
+
+
+def _checkpoint(proxy: Artifact, index: int) -> Path:
+    """Raises BadDataError: the checkpoint was never finished, or lost a file."""
+    folder = proxy.local_folder(f"checkpoint-{index:04d}")
+    require_sealed(folder, "Train the proxy again: xmas-job stage train_proxy.")
+    return folder
 
 
 def _table(part: SignalPart) -> pa.Table:

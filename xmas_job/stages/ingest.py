@@ -64,6 +64,8 @@ def run(section: IngestSection, io: StageIO) -> Metrics:
         "num_examples": pc.count_distinct(table["uid"]).as_py(),
         "num_quarantined": len(quarantined),
         "num_images": sum(isinstance(image, ImageInfo) for image in images.values()),
+        "num_shown_images": pc.sum(pc.list_value_length(table["image_uris"])).as_py() or 0,
+        "num_words": pc.sum(table["num_words"]).as_py(),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xmas_job.config import LoraConfig, TrainingConfig
-from xmas_job.training.sft import LoraSettings, TrainingSettings
+from xmas_job.training.settings import LoraSettings, TrainingSettings
 
 
 def to_training_settings(training: TrainingConfig, lora: LoraConfig | None) -> TrainingSettings:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from xmas_job.config import TargetConfig
 from xmas_job.data.stored import image_loader, read_examples
 from xmas_job.models.adapter import LVLM
@@ -10,21 +13,33 @@ from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.stages.settings import to_training_settings
 from xmas_job.storage.schemas import SUBSET
 from xmas_job.storage.tables import read_table
+from xmas_job.training.launch import launch
+from xmas_job.training.settings import Execution
 from xmas_job.training.sft import train_lora
 
 
 def run(section: TargetConfig, io: StageIO) -> Metrics:
-    """Write `adapter/`: a peft adapter in safetensors."""
+    """Write `adapter/`: a sealed folder with a peft adapter in safetensors."""
+    return launch(f"{__name__}:train", section, io, section.training)
+
+
+def train(section: TargetConfig, io: StageIO, execution: Execution) -> Metrics:
+    """The part of one process."""
     apply_hardware(section.training.hardware)
     uids = read_table(io.artifact("subset"), "subset.parquet", SUBSET, ["uid"])["uid"].combine_chunks()
     examples, digests = read_examples(io.artifacts["ingest"], uids)
     lvlm = LVLM.load(io.model_folder("model"), device=section.training.hardware.device)
-    with io.output.folder("adapter") as folder:
-        return train_lora(
-            lvlm,
-            examples,
-            image_loader(io.store, digests),
-            to_training_settings(section.training, section.lora),
-            out_dir=folder,
-            on_progress=io.progress,
-        )
+
+    def keep(save: Callable[[Path], None]) -> None:
+        with io.output.sealed_folder("adapter") as folder:
+            save(folder)
+
+    return train_lora(
+        lvlm,
+        examples,
+        image_loader(io.store, digests),
+        to_training_settings(section.training, section.lora),
+        on_adapter=keep,
+        on_progress=io.progress,
+        execution=execution,
+    )

@@ -6,7 +6,7 @@ Owns the way from a local file to the store and the list of what was written. Co
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from xmas_job.fingerprint import Json, canonical_json, digest_of_file
 from xmas_job.storage.record import StoredFile
+from xmas_job.storage.sealed import MANIFEST, sealed_files, to_manifest
 from xmas_job.storage.store import Store
 from xmas_job.storage.tables import write_table
 
@@ -26,14 +27,27 @@ class Output:
         address: folder of the artifact in the store.
         attempt: folder of this attempt, below `address`.
         scratch: an empty local folder for files on their way.
+
+    Attributes:
+        after_commit: called once the record is there: what only an unfinished artifact needed is cleared away.
     """
 
     def __init__(self, store: Store, address: str, attempt: str, scratch: Path) -> None:
         self.scratch = scratch
         self.files: dict[str, StoredFile] = {}
+        self.address = address
+        self.attempt = attempt
+        self.after_commit: list[Callable[[], None]] = []
         self._store = store
-        self._address = address
-        self._attempt = attempt
+
+    @property
+    def prefix(self) -> str:
+        """Folder of this attempt in the store."""
+        return f"{self.address}/{self.attempt}"
+
+    def take_over(self, files: Iterable[StoredFile]) -> None:
+        """Count files that an earlier attempt finished as this one's."""
+        self.files |= {file.path: file for file in files}
 
     def table(self, path: str, table: pa.Table, schema: pa.Schema) -> None:
         """Write `table` as Parquet under the name `path`, checked against `schema`."""
@@ -61,6 +75,14 @@ class Output:
             self._upload(file, f"{path}/{file.relative_to(local).as_posix()}")
         shutil.rmtree(local)
 
+    @contextmanager
+    def sealed_folder(self, path: str) -> Iterator[Path]:
+        """As `folder`, with a manifest of the files' sha256 in it, which is written last."""
+        with self.folder(path) as local:
+            yield local
+            manifest = to_manifest(sealed_files(local))
+        self.data(f"{path}/{MANIFEST}", manifest)
+
     def file(self, path: str, write: Callable[[Path], None], *, rows: int | None = None) -> None:
         """Write what `write` puts into the local file it is given, under the name `path`."""
         local = self._local(path)
@@ -77,6 +99,6 @@ class Output:
         return local
 
     def _upload(self, local: Path, path: str, rows: int | None = None) -> None:
-        location = f"{self._attempt}/{path}"
+        location = f"{self.attempt}/{path}"
         self.files[path] = StoredFile(path, location, digest_of_file(local), local.stat().st_size, rows)
-        self._store.upload(local, f"{self._address}/{location}")
+        self._store.upload(local, f"{self.address}/{location}")

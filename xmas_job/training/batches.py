@@ -6,19 +6,22 @@ Owns the examples in training order, their batches and the loss over answer toke
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from PIL.Image import Image
+from PIL.Image import new as new_image
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
-from xmas_job.data.examples import Example
+from xmas_job.data.examples import Example, Turn
 from xmas_job.errors import BadDataError
 from xmas_job.models.adapter import IGNORED_LABEL, LVLM, Encoded
 
 LoadImage = Callable[[str], Image]
+FILLER, FILLER_SIDE = "filler", 32
 
 
 class ExamplesInOrder(Dataset[Encoded]):
@@ -30,6 +33,9 @@ class ExamplesInOrder(Dataset[Encoded]):
         max_length: tokens an example is cut to on the right, image tokens counted.
     """
 
+    padded_to: int = 1
+    """Filled up at the end, with an unlabelled example, to a multiple of what all processes take at once."""
+
     def __init__(
         self, lvlm: LVLM, examples: Sequence[Example], order: Sequence[int], load_image: LoadImage, max_length: int
     ) -> None:
@@ -39,10 +45,17 @@ class ExamplesInOrder(Dataset[Encoded]):
         self._load_image = load_image
         self._max_length = max_length
 
-    def __len__(self) -> int:
+    @property
+    def num_examples(self) -> int:
+        """Examples, epochs counted, without what fills up."""
         return len(self._order)
 
+    def __len__(self) -> int:
+        return -(-len(self._order) // self.padded_to) * self.padded_to
+
     def __getitem__(self, position: int) -> Encoded:
+        if position >= len(self._order):
+            return to_filler(self[len(self._order) - 1])
         example = self._examples[self._order[position]]
         images = [self._load_image(uri) for uri in example.image_uris]
         return self._lvlm.encode(example, images, max_length=self._max_length)
@@ -64,34 +77,58 @@ class ExamplesInOrder(Dataset[Encoded]):
 
 @dataclass(frozen=True, slots=True)
 class Collate:
-    """Examples to keyword arguments of the model; a class because data loader workers must be able to take it."""
+    """Examples to keyword arguments of the model; a class because data loader workers must be able to take it.
+
+    Args:
+        lvlm: encodes.
+        filler: an example with an image that is added, unlabelled, to every batch without an image. Where processes
+            train together, each has to run vision tower and projector at every step: others wait for their weights.
+    """
 
     lvlm: LVLM
+    filler: Encoded | None = None
 
     def __call__(self, encoded: Sequence[Encoded]) -> dict[str, Any]:
-        """Keyword arguments with labels; no key-value cache, which training would fill for nothing."""
-        batch = self.lvlm.collate(encoded)
-        return {**batch.model_inputs, "labels": batch.labels, "use_cache": False}
+        """Keyword arguments with labels; no key-value cache, which training would fill for nothing.
+
+        `num_fillers` () counts rows that are no examples; the loop takes it out.
+        """
+        rows = list(encoded)
+        if self.filler is not None and not any(one.image_inputs for one in rows):
+            rows.append(self.filler)
+        num_fillers = torch.tensor(sum(one.uid == FILLER for one in rows))
+        batch = self.lvlm.collate(rows)
+        return {**batch.model_inputs, "labels": batch.labels, "use_cache": False, "num_fillers": num_fillers}
 
 
-@dataclass(slots=True)
-class AnswerLoss:
-    """Cross-entropy over answer tokens; counts what it saw.
+def to_filler(encoded: Encoded) -> Encoded:
+    """The same example without labels: it is computed and teaches nothing."""
+    return replace(encoded, uid=FILLER, labels=torch.full_like(encoded.labels, IGNORED_LABEL))
+
+
+def image_filler(lvlm: LVLM) -> Encoded:
+    """A grey picture and a word, unlabelled."""
+    example = Example(FILLER, (Turn("user", "", 1), Turn("assistant", "a")), (FILLER,))
+    return to_filler(lvlm.encode(example, [new_image("RGB", (FILLER_SIDE, FILLER_SIDE), "grey")]))
+
+
+def answer_loss(outputs: Mapping[str, Tensor], labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
+    """Cross-entropy over the answer tokens of one batch: logits (B, S, vocabulary), labels (B, S).
 
     The sum is divided by the answer tokens of the whole optimizer step, so that gradient accumulation does not weigh
     small batches more. A step without any answer token has loss 0 and gradient 0, not the NaN of a mean over nothing.
     """
+    targets = labels[:, 1:]
+    supervised = targets != IGNORED_LABEL
+    # Only answer rows are made float32: over a whole sequence of a large vocabulary that copy is gigabytes.
+    logits = outputs["logits"][:, :-1][supervised].float()
+    return cross_entropy(logits, targets[supervised], reduction="sum") / num_items_in_batch.clamp(min=1)
 
-    num_tokens: int = 0
-    num_unsupervised_examples: int = 0
 
-    def __call__(self, outputs: Mapping[str, Tensor], labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
-        """The loss of one batch: logits (B, S, vocabulary), labels (B, S), answer tokens of the step ()."""
-        targets = labels[:, 1:]
-        supervised = targets != IGNORED_LABEL
-        num_tokens = supervised.sum(dim=1)
-        self.num_tokens += int(num_tokens.sum())
-        self.num_unsupervised_examples += int((num_tokens == 0).sum())
-        # Only answer rows are made float32: over a whole sequence of a large vocabulary that copy is gigabytes.
-        logits = outputs["logits"][:, :-1][supervised].float()
-        return cross_entropy(logits, targets[supervised], reduction="sum") / num_items_in_batch.clamp(min=1)
+def counts_of(inputs: Mapping[str, Tensor], num_fillers: Tensor) -> Tensor:
+    """Of one batch: examples, tokens, answer tokens, examples without one; shape (4,), on the batch's device."""
+    answers = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum(dim=1)
+    num_examples = len(answers) - num_fillers
+    return torch.stack(
+        [num_examples, inputs["attention_mask"].sum(), answers.sum(), (answers == 0).sum() - num_fillers]
+    )

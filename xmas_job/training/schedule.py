@@ -81,5 +81,45 @@ def training_order(uids: Sequence[str], seed: int, num_epochs: int = 1) -> list[
     return [index for epoch_keys in keys for index in sorted(range(len(uids)), key=epoch_keys.__getitem__)]
 
 
+def grouped_order(
+    uids: Sequence[str],
+    has_image: Sequence[bool],
+    lengths: Sequence[int],
+    seed: int,
+    num_epochs: int,
+    global_batch: int,
+) -> list[int]:
+    """As `training_order`, with examples of one modality and alike length in one optimizer step.
+
+    Each modality is permuted and cut into steps; a step is sorted by falling length, so that its device batches are
+    alike; the full steps of both are permuted, and what is left of both comes last (LLaVA's group_by_modality_length).
+    With one modality alone it is `training_order`.
+
+    Args:
+        uids: (N,) of the examples.
+        has_image: (N,) their modalities.
+        lengths: (N,) of any unit.
+        seed: of both permutations.
+        num_epochs: passes, each permuted anew.
+        global_batch: examples an optimizer step.
+    """
+    if len(set(has_image)) < 2:
+        return training_order(uids, seed, num_epochs)
+    order: list[int] = []
+    for epoch in range(num_epochs):
+        keys = [_order_key(seed, epoch, uid) for uid in uids]
+        steps: list[list[int]] = []
+        left: list[int] = []
+        for modality in (True, False):
+            members = sorted((i for i in range(len(uids)) if has_image[i] is modality), key=keys.__getitem__)
+            num_full = len(members) // global_batch * global_batch
+            steps += [members[begin : begin + global_batch] for begin in range(0, num_full, global_batch)]
+            left += members[num_full:]
+        steps.sort(key=lambda step: _order_key(seed, epoch, f"step:{uids[step[0]]}"))
+        for step in [*steps, left]:
+            order += sorted(step, key=lambda index: -lengths[index])
+    return order
+
+
 def _order_key(seed: int, epoch: int, uid: str) -> bytes:
     return hashlib.sha256(f"{seed}:{epoch}:{uid}".encode()).digest()
