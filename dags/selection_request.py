@@ -21,6 +21,12 @@ PARAMS = {
     "method": Param(
         None, type=["null", "string"], enum=[None, *METHODS], description="Selection method. Empty: the recipe's."
     ),
+    "selector": Param(
+        None,
+        type=["null", "string"],
+        minLength=1,
+        description="URI of a trained OFA selector to apply, for the methods that have one. Empty: the recipe's.",
+    ),
     "datasets": Param(
         None,
         type=["null", "array"],
@@ -41,7 +47,13 @@ PARAMS = {
         description="Channel that moves to the selection. Empty: the recipe's.",
     ),
 }
-SETTINGS = {"method": "select.method", "datasets": "datasets", "seed": "select.seed", "channel": "channel"}
+SETTINGS = {
+    "method": "select.method",
+    "selector": "selector.uri",
+    "datasets": "datasets",
+    "seed": "select.seed",
+    "channel": "channel",
+}
 
 
 def request(params: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,15 @@ sys.path.insert(0, FOLDER)  # as Airflow does
 CONFS: list[dict[str, Any]] = [
     {},
     {"budget": "0"},
-    {"budget": "300", "method": "random", "datasets": ["a", "b@v2"], "seed": 7, "train_target": False, "channel": "x"},
+    {
+        "budget": "300",
+        "method": "random",
+        "datasets": ["a", "b@v2"],
+        "selector": "s3://b/o",
+        "seed": 7,
+        "train_target": False,
+        "channel": "x",
+    },
     {"method": "magic"},
     {"seed": -1},
     {"datasets": []},

@@ -124,9 +124,10 @@ def test_params_become_arguments_of_resolve(facts: dict[str, Any]) -> None:
     default, _, everything, *_ = facts["confs"]
     assert default == ["--recipe", "demo", "--budget", "15%"]
     assert everything[:4] == ["--recipe", "demo", "--budget", "300"]
-    assert everything[4::2] == ["--set"] * 5
+    assert everything[4::2] == ["--set"] * 6
     config = load_config("demo", everything[5::2])
     assert config.select.method == "random"
+    assert config.selector.uri == "s3://b/o"
     assert config.select.seed == 7
     assert config.datasets == ("a", "b@v2")
     assert config.comparison is None
