@@ -20,6 +20,8 @@ HEADLINES: Mapping[str, str] = {
 """Every rule, and the first line of what it tells."""
 FAILURES = ("task_failed", "gate_failed", "budget_unreachable")
 """The rules that say why a run failed."""
+WARNINGS = ("stale_heartbeat", "quarantine_spike", "cluster_skew")
+"""The rules that tell of a run which may go on."""
 
 
 @dataclass(frozen=True)
