@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.alerts.receiver import Receiver
 from tests.s3_servers import silent_server
 from tests.small_world import World, land
 from xmas_job.commands import preflight
@@ -127,6 +128,19 @@ def test_bucket_that_is_silent_is_given_up_soon(world: World, monkeypatch: pytes
             with pytest.raises(TryAgainError, match="the store cannot be reached"):
                 questions[question]()
             assert silent.num_calls() == 2, "tries"
+
+
+def test_trial_alert_reaches_receivers_or_says_which_refuse(world: World, receiver: Receiver) -> None:
+    pytest.importorskip("apprise", reason="alerts come with the extra `airflow`: make airflow")
+    code, checks = ask(world, "--tell", XMAS_ALERT_URLS=receiver.url)
+    assert (code, checks["alerts, sent"]["is_ok"]) == (0, True)
+    (alert,) = receiver.got
+    assert (alert["title"], alert["type"]) == ("xmas_job: a trial, nothing has failed", "warning")
+    receiver.status = 403
+    code, checks = ask(world, "--tell", XMAS_ALERT_URLS=receiver.url)
+    assert (code, checks["alerts"]["is_ok"]) == (2, True)
+    assert "number 1 (json, HTTP 403)" in checks["alerts, sent"]["found"]
+    assert ask(world, "--tell")[1]["alerts, sent"]["to_do"] == "Set XMAS_ALERT_URLS."
 
 
 def test_table_says_no_and_what_to_do(world: World) -> None:

@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from xmas_job import pipeline
-from xmas_job.alerts.receivers import check_urls
+from xmas_job.alerts.alert import Alert
+from xmas_job.alerts.receivers import check_urls, send
 from xmas_job.commands.resolve import find_model, landed_version
 from xmas_job.config import RunConfig
 from xmas_job.environment import AlertSettings, Environment, load_settings
@@ -42,17 +43,22 @@ Opened = Callable[[], Store]
 """The store, opened: which may be what fails."""
 
 
-def preflight(environment: Environment, config: RunConfig | None) -> dict[str, Json]:
+TRIAL = Alert("trial", "", "", "Somebody looks whether alerts arrive.", "xmas-job preflight")
+
+
+def preflight(environment: Environment, config: RunConfig | None, *, is_telling: bool = False) -> dict[str, Json]:
     """Ask everything, whatever fails on the way.
 
     Args:
         environment: where a run would work.
         config: the recipe of the run, for its device, data and models; None leaves them out.
+        is_telling: also send an alert to all receivers.
 
     Returns:
         "checks": {"check", "is_ok", "found", "to_do"}, in the order asked; "is_ok", whether all are.
     """
-    checks = [_ask(*question) for question in _questions(environment, config)]
+    trial = [("alerts, sent", partial(_send_trial, environment.alert_urls))] if is_telling else []
+    checks = [_ask(*question) for question in [*_questions(environment, config), *trial]]
     return {"checks": list(checks), "is_ok": all(check["is_ok"] for check in checks)}
 
 
@@ -188,6 +194,13 @@ def _look_at_alerts(urls: str) -> str:
         return "none asked for (XMAS_ALERT_URLS)"
     load_settings(AlertSettings)  # limits that do not parse would be found by the first failure
     return f"{check_urls(urls)} receivers"
+
+
+def _send_trial(urls: str) -> str:
+    if not urls:
+        raise UsageError("there is nobody to tell.", "Set XMAS_ALERT_URLS.")
+    send(TRIAL, urls)
+    return "taken by all receivers"
 
 
 def _find(opened: Opened, identifier: str, name: str) -> str:
