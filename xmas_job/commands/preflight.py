@@ -57,7 +57,7 @@ def preflight(environment: Environment, config: RunConfig | None, *, is_telling:
     Returns:
         "checks": {"check", "is_ok", "found", "to_do"}, in the order asked; "is_ok", whether all are.
     """
-    trial = [("alerts, sent", partial(_send_trial, environment.alert_urls))] if is_telling else []
+    trial: list[Question] = [("alerts, sent", partial(_send_trial, environment.alert_urls))] if is_telling else []
     checks = [_ask(*question) for question in [*_questions(environment, config), *trial]]
     return {"checks": list(checks), "is_ok": all(check["is_ok"] for check in checks)}
 
