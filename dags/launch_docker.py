@@ -21,6 +21,7 @@ from docker.utils import parse_bytes
 from docker.utils.socket import STDOUT, frames_iter_no_tty
 from gpu_locks import some_gpus
 from launching import Unit, num_gpus, outcome_of, run_id_of, show, stage_variables, start_unit, task_settings, unit_name
+from left_containers import GONE, remove, remove_earlier, remove_forgotten
 
 from xmas_job.commands.process import EXIT_WITH_PARENT, error_of_process, event_of, result_of_process
 from xmas_job.environment import DockerSettings, load_environment, load_settings
@@ -32,8 +33,6 @@ SCRATCH = "/scratch"
 REVISION = "org.opencontainers.image.revision"
 LOG_BYTES = "10m"
 """What the engine keeps of a container's log while it lives; all of it goes into the task's."""
-GONE = (404, 409)
-"""What the engine answers when the container is not there, or is just being removed."""
 
 
 def docker(spec: StageSpec, units: XComArg) -> XComArg:
@@ -75,12 +74,14 @@ class StageContainer(DockerOperator):
         self.command = start_unit(self.unit, context)
         store, run = load_environment().store_root, run_id_of(context)
         # A run id is unique in its store only; an engine may serve several.
-        unit_labels = {"xmas_job.store": store, "xmas_job.run": run, "xmas_job.stage": unit_name(self.unit)}
+        store_label = {"xmas_job.store": store}
+        unit_labels = {**store_label, "xmas_job.run": run, "xmas_job.stage": unit_name(self.unit)}
         self.labels = {**unit_labels, "xmas_job.try": str(context["ti"].try_number)}
         try:
             with self._engine_errors():
                 self._connect()
-                self._remove_containers(unit_labels)
+                remove_earlier(self.cli, unit_labels)
+                remove_forgotten(self.cli, store_label)
                 if not self.force_pull:
                     self.cli.inspect_image(self.image)
                 with self._device_requests() as self.device_requests:
@@ -91,7 +92,7 @@ class StageContainer(DockerOperator):
     def on_kill(self) -> None:
         """Remove the container: what the stage finished is in the store, and the rest is for the next try."""
         if self.container:
-            self._remove(self.container["Id"])
+            remove(self.cli, self.container["Id"])
 
     def _run_image(self) -> str:
         self._check_revision()
@@ -163,20 +164,6 @@ class StageContainer(DockerOperator):
             raise TryAgainError(
                 f"no Docker engine answers at {self.docker_url}.", "Start it, or correct DOCKER_HOST."
             ) from None
-
-    def _remove_containers(self, labels: dict[str, str]) -> None:
-        """Remove what earlier tries of this unit left behind on this engine, at work or ended."""
-        filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
-        for found in self.cli.containers(all=True, filters=filters):
-            self.log.warning("removing the container of an earlier try: %s, %s", found["Id"][:12], found["Status"])
-            self._remove(found["Id"])
-
-    def _remove(self, container: str) -> None:
-        try:
-            self.cli.remove_container(container, v=True, force=True)
-        except APIError as error:
-            if error.status_code not in GONE:
-                raise
 
     def _check_revision(self) -> None:
         """Refuse an image of another commit: it would look for artifacts at other addresses than `reuse` does."""

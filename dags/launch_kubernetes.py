@@ -22,8 +22,9 @@ from xmas_job.environment import KubernetesSettings, load_settings
 from xmas_job.errors import TryAgainError, UsageError, XmasError
 from xmas_job.pipeline import StageSpec
 
-SECRET = re.compile(r"AWS_.*(KEY|SECRET|TOKEN|PASSWORD).*")
-"""Names of variables that are not written into a pod, where all who may look at pods would read them."""
+SECRET = re.compile(r"AWS_(CONTAINER_.*|.*(KEY|SECRET|TOKEN|PASSWORD).*)")
+"""Names of variables that are not written into a pod, where all who may look at pods would read them, and where they
+would hide the rights that the cluster gives it."""
 STARTUP_SECONDS = 1800
 """For a node with GPUs to be added to the cluster, and the image to be pulled."""
 

@@ -33,9 +33,11 @@ OUTCOMES: Mapping[type[XmasError], type[AirflowException]] = {
 """What no retry can mend fails at once, and nothing to do is a skip. Everything else is tried again."""
 
 NOT_FOR_STAGES = re.compile(
-    r"XMAS_(SCRATCH|LAUNCHER|GPU_POOL|MAX_GPUS|ALERT_.*|LANDING_.*|GIT_SHA|DOCKER_.*|KUBERNETES_.*)|AWS_(PROFILE|.*_FILE|.*_BUNDLE)"
+    r"XMAS_(SCRATCH|LAUNCHER|GPU_POOL|MAX_GPUS|ALERT_.*|LANDING_.*|GIT_SHA|DOCKER_.*|KUBERNETES_.*)|"
+    r"AWS_(PROFILE|ROLE_.*|.*_FILE|.*_BUNDLE)"
 )
-"""Variables that are the launcher's own business, or the image's; and the names of files that a container lacks."""
+"""Variables that are the launcher's own business, or the image's; and the names of files that a container lacks, with
+the role that goes with one of them."""
 
 
 def task_settings(spec: StageSpec) -> dict[str, Any]:

@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import replace
-from urllib.parse import quote
 
 import structlog
-from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.context import Context
 from launching import exit_code_of, run_id_of
 
@@ -21,7 +19,8 @@ from xmas_job.commands.tell import forget, has_told_why, tell
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import load_environment
 
-ENDED = "its process was ended from outside."
+ENDED = "its worker was lost with it: killed, out of memory, or its machine is gone."
+KILLED = "its process was killed, maybe for want of memory, or its alert did not arrive. See its log."
 
 
 def alert_task(context: Context) -> None:
@@ -40,12 +39,13 @@ def alert_task(context: Context) -> None:
 
 
 def alert_run(context: Context) -> None:
-    """Failure callback of a run: told only if no task of it said why, as when a worker died with its task."""
+    """Failure callback of a run: told only if no task of it said why, as when the process of one was killed."""
     run = run_id_of(context)
     if not has_told_why(load_environment(), run):
-        error = str(context.get("reason") or "a task of it failed") + "; no task of it has told why."
-        page = f"{conf.get('api', 'base_url')}/dags/{context['dag_run'].dag_id}/runs/{quote(context['dag_run'].run_id)}"
-        _tell(Alert("run_failed", run, "", error, _retry(context), page))
+        instance = context["ti"]  # the one that Airflow holds to be the cause
+        stage = instance.task_id.partition(".")[0]
+        error = f"{stage} has not told why ({context.get('reason') or 'unknown'}): {KILLED}"
+        _tell(Alert("run_failed", run, stage, error, _retry(context), instance.log_url))
 
 
 def alert_look(context: Context) -> None:

@@ -10,7 +10,7 @@ from airflow.sdk import DAG, Param, TriggerRule, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 from dag_factory import BUDGET, LOOK_TIMEOUT, NUM_RETRIES, RETRY_DELAY, known_params
 from launching import call, run_id_of
-from telling import alert_task
+from telling import alert_run, alert_task
 
 from xmas_job.catalog.methods import METHODS
 
@@ -60,6 +60,7 @@ with DAG(
     catchup=False,
     params=PARAMS,
     default_args={"retries": NUM_RETRIES, "retry_delay": RETRY_DELAY},
+    on_failure_callback=alert_run,
     tags=["xmas_job"],
 ) as dag:
 

@@ -8,7 +8,9 @@ RUN python -m venv /opt/airflow-venv
 ENV PATH=/opt/airflow-venv/bin:$PATH
 WORKDIR /src
 COPY docker/locks/airflow.txt lock.txt
-RUN pip install --no-cache-dir --quiet hatchling && pip install --no-cache-dir --quiet --requirement lock.txt
+COPY docker/locks/dev.txt tools.txt
+RUN pip install --no-cache-dir --quiet --constraint tools.txt hatchling \
+    && pip install --no-cache-dir --quiet --requirement lock.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY xmas_job xmas_job
 RUN pip install --no-cache-dir --quiet --no-deps --no-build-isolation . \

@@ -13,8 +13,9 @@ RUN python -m venv /opt/xmas
 ENV PATH=/opt/xmas/bin:$PATH
 WORKDIR /src
 COPY ${LOCK} lock.txt
+COPY docker/locks/dev.txt tools.txt
 # DeepSpeed is no wheel: to be built, it wants torch and numpy to be there, and to be left out where it cannot be used.
-RUN pip install --no-cache-dir --quiet setuptools wheel hatchling \
+RUN pip install --no-cache-dir --quiet --constraint tools.txt setuptools wheel hatchling \
     && grep -E '^(torch|numpy)==' lock.txt > first.txt \
     && pip install --no-cache-dir --quiet --requirement first.txt \
     && pip install --no-cache-dir --quiet --no-build-isolation --requirement lock.txt

@@ -89,7 +89,7 @@ def start(home: Path, variables: dict[str, str]) -> Server:
     if not _passwords(home).exists():
         _write_private(_passwords(home), json.dumps({"admin": secrets.token_urlsafe(12)}))
     port, *log_ports = _free_ports(3)
-    environment = {**os.environ, **variables, **_settings(home, port, log_ports)}
+    environment = {**os.environ, **_settings(home, port, log_ports), **variables}
     # Without byte code every process of Airflow would compile it again, 16 seconds each.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with (home / "standalone.log").open("a") as log:

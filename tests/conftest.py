@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests import disks
-from tests.alerts.receiver import Receiver
+from tests.alerts.receiver import Receiver, receiving
 from tests.processes import Child
 from tests.s3_servers import S3Server, moto_server
 from tests.service.radosgw import radosgw_server
@@ -38,10 +37,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     """A web server that keeps the alerts it is sent."""
-    with Receiver() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with receiving() as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture(scope="session")

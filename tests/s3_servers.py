@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -55,6 +56,32 @@ class S3Server:
     def new_root(self) -> str:
         """Root of a new empty store."""
         return f"s3://{self.bucket}/some prefix/{uuid.uuid4().hex}"
+
+
+@dataclass(frozen=True)
+class SilentServer:
+    """One that lets clients connect, and then says nothing."""
+
+    listener: socket.socket
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return S3Server(f"http://127.0.0.1:{self.listener.getsockname()[1]}").variables
+
+    def num_calls(self) -> int:
+        """Connections since it was asked before."""
+        count = 0
+        with suppress(BlockingIOError):
+            while self.listener.accept():
+                count += 1
+        return count
+
+
+@contextmanager
+def silent_server() -> Iterator[SilentServer]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        yield SilentServer(listener)
 
 
 @contextmanager

@@ -79,6 +79,7 @@ def preflight(
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="Also ask for this recipe's device, data and models.")
     ] = None,
+    is_telling: Annotated[bool, typer.Option("--tell", help="Also send an alert to all of XMAS_ALERT_URLS.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Look for what would stop a run: GPUs, memory, disk, store, models, alerts; exit code 2 if anything would.
@@ -86,7 +87,7 @@ def preflight(
     Ask where the stages run, e.g. docker run --rm --gpus all --shm-size 1g xmas-job preflight.
     """
     config = read_config(recipe) if recipe else None
-    result = load_entrypoint("xmas_job.commands.preflight:preflight")(read_environment(), config)
+    result = load_entrypoint("xmas_job.commands.preflight:preflight")(read_environment(), config, is_telling=is_telling)
     if as_json:
         print_json(result)
     else:

@@ -15,6 +15,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from xmas_job.errors import UsageError
 from xmas_job.logs import LogFormat
 
+HASTE = {"s3_attempts": 2, "s3_timeout_seconds": 4.0}
+"""Where an answer that comes late is worth no more than none."""
+
 
 class Environment(BaseSettings):
     """Execution settings, read from variables named XMAS_<FIELD>; an empty variable is an unset one."""
@@ -98,6 +101,11 @@ class Environment(BaseSettings):
         description="Where failures are told: Apprise URLs (json://, mailto://, slack://), spaces between.",
     )
     log_format: LogFormat = Field("auto", description="auto (console on a terminal, else JSON), json or console.")
+
+    @property
+    def in_haste(self) -> Environment:
+        """The same, but a silent store is given up after seconds."""
+        return self.model_copy(update=HASTE)
 
 
 class DockerSettings(BaseSettings):

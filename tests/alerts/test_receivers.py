@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("apprise", reason="alerts come with the extra `airflow`: make airflow")
 
 from tests.alerts.receiver import Receiver
-from xmas_job.alerts.alert import Alert
+from xmas_job.alerts import receivers
+from xmas_job.alerts.alert import HEADLINES, Alert
 from xmas_job.alerts.receivers import send
 from xmas_job.errors import TryAgainError, UsageError
 
@@ -59,6 +63,35 @@ def test_unknown_url_is_refused_and_the_others_told(receiver: Receiver, caplog: 
         send(ALERT, f"carrier-pigeon://secret@loft {receiver.url}")
     assert "secret" not in str(caught.value) + caplog.text
     assert len(receiver.got) == 1
+
+
+def test_failure_wakes_people_and_a_warning_does_not(receiver: Receiver) -> None:
+    for rule in HEADLINES:
+        send(replace(ALERT, rule=rule), receiver.url)
+    kinds = {rule: got["type"] for rule, got in zip(HEADLINES, receiver.got, strict=True)}
+    failed = ("task_failed", "run_failed", "gate_failed", "budget_unreachable")
+    assert kinds == {rule: "failure" if rule in failed else "warning" for rule in HEADLINES}
+
+
+def test_receiver_that_never_comes_to_an_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that keep coming are no silence, which a time-out of the connection would end."""
+    monkeypatch.setattr(receivers, "SECONDS", 0.5)
+    gone = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            while not gone.wait(0.05):
+                connection.sendall(b"H")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dripping = threading.Thread(target=drip, args=(server,))
+        dripping.start()
+        with pytest.raises(TryAgainError, match=r"number 1 \(json, no answer\)"):
+            send(ALERT, f"json://secret@127.0.0.1:{server.getsockname()[1]}")
+        assert dripping.is_alive()
+        gone.set()
+        dripping.join()
 
 
 def test_apprise_is_loaded_only_to_send() -> None:

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.alerts.receiver import Receiver
+from tests.s3_servers import silent_server
 from tests.small_world import World, land
 from xmas_job.commands import preflight
-from xmas_job.errors import UsageError
+from xmas_job.environment import HASTE, Environment
+from xmas_job.errors import TryAgainError, UsageError
 
 SEGFAULT = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
 ABSENT = "raise ModuleNotFoundError(\"No module named 'torch'\")"
@@ -111,8 +114,33 @@ def test_room_is_wanted_for_two_copies_of_the_largest_model(world: World, tmp_pa
         with (tmp_path / name / "model.safetensors").open("wb") as weights:
             weights.truncate(size * 2**30)  # a hole, no bytes
     models = [str(tmp_path / "small"), str(tmp_path / "large"), str(tmp_path / "absent"), "models/none"]
-    found = preflight._look_at_scratch(tmp_path / "scratch", str(world.folder / "store"), models)
+    found = preflight._look_at_scratch(tmp_path / "scratch", lambda: world.store, models)
     assert found.endswith("5.0 GiB wanted")
+
+
+def test_bucket_that_is_silent_is_given_up_soon(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HASTE, "s3_timeout_seconds", 0.2)
+    with silent_server() as silent:
+        for name, value in silent.variables.items():
+            monkeypatch.setenv(name, value)
+        questions = dict(preflight._questions(Environment(store_root="s3://bucket/store"), world.config()))
+        for question in ("store, to read", "landing:demo"):
+            with pytest.raises(TryAgainError, match="the store cannot be reached"):
+                questions[question]()
+            assert silent.num_calls() == 2, "tries"
+
+
+def test_trial_alert_reaches_receivers_or_says_which_refuse(world: World, receiver: Receiver) -> None:
+    pytest.importorskip("apprise", reason="alerts come with the extra `airflow`: make airflow")
+    code, checks = ask(world, "--tell", XMAS_ALERT_URLS=receiver.url)
+    assert (code, checks["alerts, sent"]["is_ok"]) == (0, True)
+    (alert,) = receiver.got
+    assert (alert["title"], alert["type"]) == ("xmas_job: a trial, nothing has failed", "warning")
+    receiver.status = 403
+    code, checks = ask(world, "--tell", XMAS_ALERT_URLS=receiver.url)
+    assert (code, checks["alerts"]["is_ok"]) == (2, True)
+    assert "number 1 (json, HTTP 403)" in checks["alerts, sent"]["found"]
+    assert ask(world, "--tell")[1]["alerts, sent"]["to_do"] == "Set XMAS_ALERT_URLS."
 
 
 def test_table_says_no_and_what_to_do(world: World) -> None:

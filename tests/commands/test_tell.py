@@ -11,10 +11,11 @@ import pytest
 pytest.importorskip("apprise", reason="alerts come with the extra `airflow`: make airflow")
 
 from tests.alerts.receiver import Receiver
+from tests.s3_servers import silent_server
 from tests.small_world import World
 from xmas_job.alerts.alert import Alert
 from xmas_job.commands.tell import forget, has_told_why, tell
-from xmas_job.environment import Environment
+from xmas_job.environment import HASTE, Environment
 
 ALERT = Alert("task_failed", "r1", "extract:demo@v1 partition 2", "no space.", "xmas-job run")
 
@@ -82,6 +83,19 @@ def test_store_that_does_not_answer_is_told_of(environment: Environment, receive
     lost = environment.model_copy(update={"store_root": str(tmp_path / "file" / "store")})
     assert not has_told_why(lost, "r1")
     assert tell(lost, ALERT)
+    assert len(receiver.got) == 1
+
+
+def test_bucket_that_is_silent_does_not_keep_an_alert(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two calls of two tries each, however patient the stages are."""
+    monkeypatch.setitem(HASTE, "s3_timeout_seconds", 0.2)
+    with silent_server() as silent:
+        for name, value in silent.variables.items():
+            monkeypatch.setenv(name, value)
+        lost = Environment(store_root="s3://bucket/store", alert_urls=receiver.url)
+        assert not has_told_why(lost, "r1")
+        assert tell(lost, ALERT)
+        assert silent.num_calls() == 4
     assert len(receiver.got) == 1
 
 

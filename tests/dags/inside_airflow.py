@@ -118,6 +118,7 @@ def _schedule(dag: Any) -> dict[str, Any]:
         "triggers": [{"class": name, **arguments} for name, arguments in triggers],
         "is_paused_at_first": dag.is_paused_upon_creation,
         "max_active_runs": dag.max_active_runs,
+        "has_alert": bool(dag.has_on_failure_callback),
     }
 
 

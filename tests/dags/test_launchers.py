@@ -15,7 +15,12 @@ from xmas_job.errors import UsageError
 from xmas_job.pipeline import STAGES
 
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "hush-1", "XMAS_ALERT_URLS": "json://hush-2@host", "AWS_SESSION_TOKEN": "hush-3"}
-OWN = {"AWS_CA_BUNDLE": "/mine", "XMAS_SCRATCH": "/mine"}
+OWN = {
+    "AWS_CA_BUNDLE": "/mine",
+    "XMAS_SCRATCH": "/mine",
+    "AWS_ROLE_ARN": "mine",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI": "mine",
+}
 GPUS = {spec.name: spec.resources.gpus for spec in STAGES}
 
 
@@ -29,12 +34,7 @@ def pod(ask_airflow: Ask) -> dict[str, Any]:
     unit = json.dumps({"stage": "extract:demo@v1", "partition": 3})
     settings = {"NAMESPACE": "jobs", "SECRET": "bucket", "IMAGE": "registry/xmas-job:1", "SERVICE_ACCOUNT": "xmas"}
     variables = {f"XMAS_KUBERNETES_{name}": value for name, value in settings.items()}
-    more = {
-        "XMAS_STORE_ROOT": "s3://bucket/store",
-        "AWS_REGION": "here",
-        "AWS_CA_BUNDLE": "/mine",
-        "XMAS_SCRATCH": "/mine",
-    }
+    more = {"XMAS_STORE_ROOT": "s3://bucket/store", "AWS_REGION": "here", **OWN}
     return ask_airflow("pod", "extract", unit, XMAS_LAUNCHER="kubernetes", **variables, **more, **SECRETS)
 
 

@@ -25,6 +25,12 @@ def test_report_follows_failed_runs_too_but_no_failed_start(facts: dict[str, Any
     assert all(task["has_alert"] and task["retries"] == 2 for task in tasks.values())
 
 
+def test_run_whose_tasks_cannot_tell_is_told_of(facts: dict[str, Any]) -> None:
+    has_alert = {name: found["has_alert"] for name, found in facts["schedules"].items()}
+    assert has_alert["xmas_selection"]
+    assert has_alert["xmas_comparison"]
+
+
 def test_parse_loads_nothing_heavy(facts: dict[str, Any]) -> None:
     parsed = facts["comparison"]["parsed"]
     assert HEAVY.isdisjoint(parsed["modules"])

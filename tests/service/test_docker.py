@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ pytest.importorskip("docker", reason="the launcher comes with the extra `airflow
 
 import psutil
 
+from dags.left_containers import remove, remove_forgotten
 from tests.alerts.receiver import Receiver
 from tests.dags.conftest import Ask, ask_airflow
 from tests.end_to_end.line import RECIPE, World, land
@@ -204,6 +206,26 @@ def first_container(engine: Engine) -> dict[str, Any]:
     (container, *_) = wait_until(lambda: [found for found in containers(engine) if found.attrs], "a container")
     attributes: dict[str, Any] = container.attrs
     return attributes
+
+
+def test_container_that_no_task_follows_is_removed_in_time_with_its_scratch(engine: Engine) -> None:
+    """As is left by a worker that was killed with the last try of its task: the run's next one has another id."""
+    client = engine.client()
+    ours, other = ({"xmas_job.store": store, "xmas_job.run": "r1"} for store in ("/ours", "/other"))
+    try:
+        ended = client.containers.run(JOB_IMAGE, labels=ours, volumes=["/scratch"], detach=True)
+        elsewhere = client.containers.create(JOB_IMAGE, labels=other)
+        ended.wait()
+        made = client.containers.create(JOB_IMAGE, labels=ours)
+        at_work = client.containers.run(JOB_IMAGE, "600", entrypoint="sleep", labels=ours, detach=True)
+        store = {"xmas_job.store": "/ours"}
+        remove_forgotten(client.api, store)
+        assert {found.id for found in left(engine)} >= {ended.id, made.id}, "not before its time"
+        remove_forgotten(client.api, store, timedelta(0))
+        assert {found.id for found in left(engine)} == {at_work.id, elsewhere.id}
+    finally:
+        for found in containers(engine):
+            remove(client.api, found.id)
 
 
 def test_airflow_image_has_the_dags_and_no_torch(engine: Engine) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import boto3
 from infra.airflow_client import FINISHED, Client
 from tests import small_world
 from tests.alerts.mailbox import Mailbox
-from tests.alerts.receiver import Receiver
+from tests.alerts.receiver import Receiver, receiving
 from tests.end_to_end.line import World
 from tests.s3_servers import S3Server, moto_server
 from tests.service.real_airflow import Airflow, wait_until
@@ -105,10 +104,8 @@ def mailbox() -> Iterator[Mailbox]:
 
 @pytest.fixture(scope="module")
 def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with receiving() as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")

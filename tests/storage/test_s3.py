@@ -213,6 +213,11 @@ def answering(status: int, code: str) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
+        def do_HEAD(self) -> None:
+            is_object = self.path.count("/") > 1  # a bucket is asked for its region, by the client itself
+            self.send_response(status if is_object else 501)
+            self.end_headers()
+
         def log_message(self, *_: object) -> None:
             pass
 
@@ -251,6 +256,19 @@ def test_refusal_has_its_exit_code_and_remedy(
     assert (error.exit_code, remedy in error.remedy) == (exit_code, True), error
     assert code in error.message
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in str(error)
+
+
+@pytest.mark.parametrize(("status", "code", "remedy"), [(400, "ExpiredToken", "Renew them"), (403, "Any", "none that")])
+def test_refusal_without_a_reason_names_the_usual_ones(
+    s3: Store, monkeypatch: pytest.MonkeyPatch, status: int, code: str, remedy: str
+) -> None:
+    """HEAD, the first call of every run, is answered without a body."""
+    with answering(status, code) as endpoint:
+        monkeypatch.setenv("XMAS_S3_ENDPOINT", endpoint)
+        with pytest.raises(XmasError) as caught:
+            open_store(s3.uri).exists("a")
+    assert remedy in caught.value.remedy
+    assert (caught.value.exit_code == 75) == (status == 400)
 
 
 def test_no_credentials_are_told(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:

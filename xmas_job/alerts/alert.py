@@ -16,10 +16,13 @@ HEADLINES: Mapping[str, str] = {
     "stale_heartbeat": "{stage} of run {run} shows no sign of life",
     "quarantine_spike": "many bad rows in {stage} of run {run}",
     "cluster_skew": "skewed clusters in run {run}",
+    "trial": "a trial, nothing has failed",
 }
 """Every rule, and the first line of what it tells."""
 FAILURES = ("task_failed", "gate_failed", "budget_unreachable")
 """The rules that say why a run failed."""
+WARNINGS = ("stale_heartbeat", "quarantine_spike", "cluster_skew", "trial")
+"""The rules that tell of nothing which has failed."""
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from xmas_job.alerts.alert import Alert
+from xmas_job.alerts.alert import WARNINGS, Alert
 from xmas_job.errors import TryAgainError, UsageError
 
 _STATUS = re.compile(r"error=(\d{3})\b")
 """How Apprise's log tells the HTTP status of a refusal."""
+SECONDS = 10.0
+"""For one receiver to take an alert. A scheduler gives a callback 50 seconds, and then ends it."""
 
 
 def send(alert: Alert, urls: str) -> None:
@@ -70,8 +72,12 @@ def _refusal(place: int, urls: str, receiver: Any, alert: Alert) -> str:
     """Tell one receiver; what to say of it if it did not take the alert, else ""."""
     if receiver is None:
         return ""
+    # Not Apprise's default, "info": PagerDuty and others then wake nobody.
+    severity = "warning" if alert.rule in WARNINGS else "failure"
     with _unheard() as said:
-        is_told = receiver.notify(title=alert.title, body=alert.body, body_format="text")
+        is_told = receiver.notify(
+            title=alert.title, body=alert.body, body_format="text", notify_type=severity, timeout=SECONDS
+        )
     if is_told:
         return ""
     scheme = urls.split()[place - 1].partition("://")[0]

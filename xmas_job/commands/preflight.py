@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from xmas_job import pipeline
-from xmas_job.alerts.receivers import check_urls
+from xmas_job.alerts.alert import Alert
+from xmas_job.alerts.receivers import check_urls, send
 from xmas_job.commands.resolve import find_model, landed_version
 from xmas_job.config import RunConfig
 from xmas_job.environment import AlertSettings, Environment, load_settings
@@ -26,6 +27,7 @@ from xmas_job.sections import Hardware, Section
 from xmas_job.stage_io import locate
 from xmas_job.storage.probe import probe
 from xmas_job.storage.roots import open_store
+from xmas_job.storage.store import Store
 
 DRIVER = Path("/proc/driver/nvidia/version")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where torch looks for it)
@@ -37,34 +39,41 @@ COPIES_OF_A_MODEL = 2
 TRIAL_SECONDS = 300.0
 
 Question = tuple[str, Callable[[], str]]
+Opened = Callable[[], Store]
+"""The store, opened: which may be what fails."""
 
 
-def preflight(environment: Environment, config: RunConfig | None) -> dict[str, Json]:
+TRIAL = Alert("trial", "", "", "Somebody looks whether alerts arrive.", "xmas-job preflight")
+
+
+def preflight(environment: Environment, config: RunConfig | None, *, is_telling: bool = False) -> dict[str, Json]:
     """Ask everything, whatever fails on the way.
 
     Args:
         environment: where a run would work.
         config: the recipe of the run, for its device, data and models; None leaves them out.
+        is_telling: also send an alert to all receivers.
 
     Returns:
         "checks": {"check", "is_ok", "found", "to_do"}, in the order asked; "is_ok", whether all are.
     """
-    checks = [_ask(*question) for question in _questions(environment, config)]
+    trial: list[Question] = [("alerts, sent", partial(_send_trial, environment.alert_urls))] if is_telling else []
+    checks = [_ask(*question) for question in [*_questions(environment, config), *trial]]
     return {"checks": list(checks), "is_ok": all(check["is_ok"] for check in checks)}
 
 
 def _questions(environment: Environment, config: RunConfig | None) -> list[Question]:
-    root = environment.store_root
+    opened = partial(open_store, environment.store_root, environment.in_haste)
     sources = pipeline.sources(config) if config else {}
     models = [name for identifier, name in sources.items() if identifier.startswith("model:")]
     return [
         ("GPU", partial(_try_kernels, _stages_on_gpus(config) if config else [])),
         (str(SHARED_MEMORY), partial(_look_at_shared_memory, SHARED_MEMORY)),
-        ("scratch", partial(_look_at_scratch, environment.scratch, root, models)),
-        ("store, to read", partial(_read, root)),
-        ("store, to write", partial(_write, root)),
+        ("scratch", partial(_look_at_scratch, environment.scratch, opened, models)),
+        ("store, to read", partial(_read, opened)),
+        ("store, to write", partial(_write, opened)),
         ("alerts", partial(_look_at_alerts, environment.alert_urls)),
-        *((identifier, partial(_find, root, identifier, name)) for identifier, name in sources.items()),
+        *((identifier, partial(_find, opened, identifier, name)) for identifier, name in sources.items()),
     ]
 
 
@@ -145,11 +154,11 @@ def _look_at_shared_memory(folder: Path) -> str:
     return _gigabytes(size)
 
 
-def _look_at_scratch(scratch: Path, root: str, models: Sequence[str]) -> str:
+def _look_at_scratch(scratch: Path, opened: Opened, models: Sequence[str]) -> str:
     folder = next(path for path in (scratch, *scratch.absolute().parents) if path.exists())
     if not os.access(folder, os.W_OK):
         raise UsageError(f"{folder} cannot be written to.", "Point XMAS_SCRATCH elsewhere.")
-    largest = max((_size_of_model(root, name) for name in models), default=0)
+    largest = max((_size_of_model(opened, name) for name in models), default=0)
     free, wanted = shutil.disk_usage(folder).free, LEAST_DISK_BYTES + COPIES_OF_A_MODEL * largest
     if free < wanted:
         raise UsageError(
@@ -159,24 +168,24 @@ def _look_at_scratch(scratch: Path, root: str, models: Sequence[str]) -> str:
     return f"{_gigabytes(free)} free, {_gigabytes(wanted)} wanted"
 
 
-def _size_of_model(root: str, name: str) -> int:
+def _size_of_model(opened: Opened, name: str) -> int:
     """Bytes of its files; 0 if it is not there, which has a line of its own."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if folder.is_absolute():
         return 0
-    home, key = locate(open_store(root), name)
+    home, key = locate(opened(), name)
     return sum(entry.size for entry in home.list(key))
 
 
-def _read(root: str) -> str:
-    store = open_store(root)
+def _read(opened: Opened) -> str:
+    store = opened()
     return f"{store.uri}, landed datasets: {', '.join(store.folders('landing')) or 'none'}"
 
 
-def _write(root: str) -> str:
-    probe(open_store(root))
+def _write(opened: Opened) -> str:
+    probe(opened())
     return "creates once, reads and deletes"
 
 
@@ -187,8 +196,15 @@ def _look_at_alerts(urls: str) -> str:
     return f"{check_urls(urls)} receivers"
 
 
-def _find(root: str, identifier: str, name: str) -> str:
-    store = open_store(root)
+def _send_trial(urls: str) -> str:
+    if not urls:
+        raise UsageError("there is nobody to tell.", "Set XMAS_ALERT_URLS.")
+    send(TRIAL, urls)
+    return "taken by all receivers"
+
+
+def _find(opened: Opened, identifier: str, name: str) -> str:
+    store = opened()
     return find_model(store, name, identifier) if identifier.startswith("model:") else landed_version(store, name)
 
 

@@ -17,6 +17,7 @@ from xmas_job.fingerprint import canonical_json
 from xmas_job.logs import get_logger
 from xmas_job.storage.journal import alert_key, alerts_folder, utc_now
 from xmas_job.storage.roots import open_store
+from xmas_job.storage.store import Store
 
 logger = get_logger(__name__)
 
@@ -45,14 +46,14 @@ def has_told_why(environment: Environment, run: str) -> bool:
     """Whether it has been told why the run failed; False if the store does not answer."""
     told: list[str] = []
     with out_of_the_way():
-        told += [entry.key for entry in open_store(environment.store_root).list(alerts_folder(run))]
+        told += [entry.key for entry in _memory(environment).list(alerts_folder(run))]
     return any(key.rpartition("/")[2].partition(".")[0] in FAILURES for key in told)
 
 
 def forget(environment: Environment, run: str) -> None:
     """Let everything of `run` be told again: for what repeats under one name, and is well again."""
     with out_of_the_way():
-        store = open_store(environment.store_root)
+        store = _memory(environment)
         for entry in list(store.list(alerts_folder(run))):
             store.delete(entry.key)
 
@@ -73,7 +74,7 @@ def _claim(environment: Environment, alert: Alert) -> bool:
     """Whether this process is the one to tell it."""
     content = canonical_json({**asdict(alert), "when": utc_now()})
     try:
-        return open_store(environment.store_root).create(_key(alert), content)
+        return _memory(environment).create(_key(alert), content)
     except (XmasError, OSError) as error:
         logger.warning("told without knowing whether it was before", error=str(error))
         return True
@@ -81,7 +82,12 @@ def _claim(environment: Environment, alert: Alert) -> bool:
 
 def _unclaim(environment: Environment, alert: Alert) -> None:
     with suppress(XmasError, OSError):
-        open_store(environment.store_root).delete(_key(alert))
+        _memory(environment).delete(_key(alert))
+
+
+def _memory(environment: Environment) -> Store:
+    """Where it is remembered what was told. In haste: a scheduler gives a callback 50 seconds, and then ends it."""
+    return open_store(environment.store_root, environment.in_haste)
 
 
 def _key(alert: Alert) -> str:

@@ -23,6 +23,7 @@ PERMISSIONS = (
     "They need s3:ListBucket on the bucket, and s3:GetObject, s3:PutObject, s3:DeleteObject and "
     "s3:AbortMultipartUpload under the root; with a KMS key also kms:GenerateDataKey and kms:Decrypt."
 )
+RENEW = "Renew them (aws sso login, a role)."
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"})
 _REMEDIES = (
     ({"NoSuchBucket"}, "Create the bucket, or correct XMAS_STORE_ROOT or XMAS_S3_ENDPOINT."),
@@ -30,10 +31,8 @@ _REMEDIES = (
         {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidSecurity"},
         "The store does not know these credentials: check AWS_PROFILE, the AWS_* variables and XMAS_S3_ENDPOINT.",
     ),
-    (
-        {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden"},
-        f"The credentials may not do that. {PERMISSIONS}",
-    ),
+    ({"AccessDenied", "AllAccessDisabled", "AccountProblem"}, f"The credentials may not do that. {PERMISSIONS}"),
+    ({"403", "Forbidden"}, f"The credentials may not do that, or are none that the store knows. {PERMISSIONS}"),
     (
         {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"},
         "The bucket lies in another region: set XMAS_S3_REGION.",
@@ -81,7 +80,12 @@ def _of_answer(error: botocore_errors.ClientError, uri: str) -> Exception:
     if status in _HTTP_TOO_EARLY or (status >= 500 and status != 501):
         return TryAgainError(f"{told}.", f"The store is busy or ill. {AGAIN}")
     if code in _EXPIRED:
-        return TryAgainError(f"{told}: the credentials have expired.", f"Renew them (aws sso login, a role). {AGAIN}")
+        return TryAgainError(f"{told}: the credentials have expired.", f"{RENEW} {AGAIN}")
+    if code == "400":  # of HEAD, whose answer has no body: that is how AWS tells it of expired keys
+        return TryAgainError(
+            f"{told} and no reason: the credentials have expired, or the bucket lies in another region.",
+            f"{RENEW} Or set XMAS_S3_REGION. {AGAIN}",
+        )
     return UsageError(f"{told}.", _remedy(code))
 
 
