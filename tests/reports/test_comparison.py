@@ -86,6 +86,9 @@ def test_differences_are_to_random_and_verdicts_hold_for_all_at_once(numbers):
     assert found["loses"]["p_holm"] == pytest.approx(2 * found["loses"]["p_value"])
     assert (found["same"]["mean"], found["same"]["p_holm"]) == (0.0, 1.0)
     assert found["ofa"] is None
+    # Four of twelve differ, by 1: the ends are the 2.5 % and 97.5 % points of Binomial(12, 1/3), over 12.
+    assert found["gains"]["same_models"] == {"low": pytest.approx(1 / 12), "high": pytest.approx(7 / 12)}
+    assert found["same"]["same_models"] == {"low": 0.0, "high": 0.0}
     assert numbers["num_comparisons"] == 3
     assert numbers["headline"] == {
         "verdict": "no difference",
@@ -149,7 +152,7 @@ def test_page_shows_losers_references_and_what_could_not_run(html):
     table = page.text[page.text.index("p (Holm) relative") :]
     lines = [
         "full reference 0.750",
-        "gains better, taken alone 0.583 +0.333",
+        "gains better, taken alone 0.583 +0.333 +0.021 to +0.646 +0.083 to +0.583",
         "same no difference 0.250",
         "loses no difference 0.000",
         "ofa refused –",

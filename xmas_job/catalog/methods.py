@@ -169,6 +169,7 @@ METHODS: dict[str, MethodEntry] = {
         nested=False,
         signals=(SignalNeed("ofa_confidence", "none"),),
         clustering=ClusteringNeed("clip", "none", 128, 300, spherical=False, by="selector"),
+        version=2,
     ),
     "ofa_dpp": MethodEntry(
         "xmas_job.selection.ofa_dpp:OfaDpp",
@@ -178,6 +179,7 @@ METHODS: dict[str, MethodEntry] = {
         nested=False,
         signals=(SignalNeed("ofa_confidence", "none"), SignalNeed("clip", "none")),
         clustering=ClusteringNeed("clip", "none", 128, 300, spherical=False, by="selector"),
+        version=2,
     ),
     "density": MethodEntry(
         "xmas_job.selection.density:Density",

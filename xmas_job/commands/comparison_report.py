@@ -51,7 +51,7 @@ def report_comparison(environment: Environment, comparison_id: str) -> dict[str,
         "comparison": comparison_id,
         "verdict": numbers["headline"]["verdict"],
         "report": f"{store.uri}/{key}/index.html",
-        **{name: numbers[name] for name in ("num_comparisons", "results", "references", "overlaps", "costs")},
+        **{name: numbers[name] for name in ("num_comparisons", "intervals", "results", "references", "overlaps", "costs")},
     }
 
 
