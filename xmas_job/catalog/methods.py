@@ -227,4 +227,10 @@ def find_method(name: str) -> MethodEntry:
             f"method {name!r} does not say what it needs.",
             f"Give the class `entry: ClassVar[MethodEntry] = MethodEntry({name!r}, ...)`.",
         )
+    wanted = "rank" if entry.nested else "select"
+    if not hasattr(kind, wanted):
+        raise UsageError(
+            f"method {name!r} says nested={entry.nested} and has no {wanted}().",
+            "A nested method has rank(pool, rng), another select(pool, budget, rng).",
+        )
     return entry

@@ -125,7 +125,9 @@ def bootstrap_interval(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> 
     Choice: percentiles of 9,999 resamples drawn with a fixed seed, so equal scores give equal ends.
 
     Args:
-        a, b, confidence: as for `paired_difference`, with its errors.
+        a: per-example scores (S, E) of arm A, as for `paired_difference`, whose errors these are too.
+        b: per-example scores (S, E) of arm B, same examples in the same order.
+        confidence: of the two-sided interval.
     """
     by_example = _paired(a, b, confidence).mean(axis=0)
     found = bootstrap(
@@ -193,7 +195,7 @@ def _variance_of_mean(difference: NDArray[np.float64]) -> tuple[float, int]:
 
 
 def _paired(a: ArrayLike, b: ArrayLike, confidence: float) -> NDArray[np.float64]:
-    """a - b (S, E), where they pair."""
+    """Differences (S, E), where they pair."""
     if not 0 < confidence < 1:
         raise UsageError(f"confidence is {confidence}.", "It must lie strictly between 0 and 1, as 0.95.")
     scores_a, scores_b = _finite(a, ndim=2), _finite(b, ndim=2)
