@@ -199,5 +199,10 @@ def test_charts_mark_verdicts_and_keep_negative_cells_apart(numbers):
     svg = comparison_charts.families(numbers["families"][0])
     assert "+33" in svg
     assert "−33" in svg
+    family = {**numbers["families"][0], "rows": [{"method": "same", "differences": [-0.004, 0.0]}]}
+    svg_of_zeros = comparison_charts.families(family)
+    assert svg_of_zeros.count(">0<") == 2
+    assert "−0" not in svg_of_zeros
+    assert "+0" not in svg_of_zeros
     assert svg.count("var(--random)") >= 2  # of the one that loses
     assert "var(--kept)" in svg

@@ -156,6 +156,8 @@ def test_folder_without_a_selector_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadDataError, match=r"card.json is broken: KeyError\('encoder'\)"):
         load_selector(tmp_path)
     (tmp_path / "card.json").write_text('{"encoder": "tiny"}')
+    with pytest.raises(UsageError, match=r"there is no selector\.safetensors"):
+        load_selector(tmp_path)
     (tmp_path / "selector.safetensors").write_bytes(b"broken")
     with pytest.raises(BadDataError, match="broken selector"):
         load_selector(tmp_path)

@@ -170,7 +170,7 @@ def _intervals(num_seeds: int | None) -> str:
     return (
         "The wide interval asks what other held-out examples and other seeds would have said, and alone gives the "
         "verdict; the narrow one (same models) what other examples would have said of these trained models. Where only "
-        "the narrow one leaves out 0, more seeds are needed; where it holds 0 too, more held-out examples."
+        "the narrow one leaves out 0, more seeds are needed; where it holds 0 too, more held-out examples as well."
     )
 
 

@@ -70,10 +70,16 @@ def families(family: Json) -> str:
     rows = family["rows"]
     reach = max((abs(value) for row in rows for value in row["differences"]), default=0.0) or 1.0
     cells = [[value / reach for value in row["differences"]] for row in rows]
-    texts = [[f"{100 * value:+.0f}".replace("-", "−") for value in row["differences"]] for row in rows]
+    texts = [[_points(value) for value in row["differences"]] for row in rows]
     sources = [found["source"] for found in family["sources"]]
     size = (max(430, 150 + 42 * len(sources)), 130 + 28 * len(rows))
     return draw(size, _plot_cells, cells, texts, [row["method"] for row in rows], sources)
+
+
+def _points(value: float) -> str:
+    """In hundredths with a typographic minus, and no sign on zero."""
+    text = f"{100 * value:+.0f}"
+    return "0" if float(text) == 0 else text.replace("-", "−")
 
 
 def _plot_cells(

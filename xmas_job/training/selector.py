@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from xmas_job.core.pseudo_labels import PseudoLabels, label_cores, mini_batch_kmeans, nearest_centroids
 from xmas_job.errors import BadDataError, UsageError
-from xmas_job.storage.selectors import CARD, read_card
+from xmas_job.storage.selectors import CARD, WEIGHTS, read_card
 
 # N examples, d dimension of one half, K classes
 
-WEIGHTS = "selector.safetensors"
 CENTROIDS = "centroids"
 SCORED_AT_ONCE = 8192
 
@@ -114,11 +113,9 @@ def load_selector(folder: Path) -> Selector:
         UsageError: if there is none.
         BadDataError: if its files do not fit together.
     """
+    card = read_card(folder)
     try:
-        card = read_card(folder)
         tensors = load_file(folder / WEIGHTS)
-    except FileNotFoundError as error:
-        raise UsageError(f"{folder} is no selector: {error.filename} is not there.", "Train one first.") from None
     except (ValueError, SafetensorError) as error:
         raise _broken(folder, str(error)) from error
     centroids = tensors.pop(CENTROIDS, torch.empty(0))
