@@ -109,7 +109,8 @@ def _print_comparison(result: dict[str, Any]) -> None:
         for row in sorted([*result["references"], *result["results"]], key=lambda row: str(row["budget"]))
     ]
     print_table(("method", "budget", "mean", "to random (95%)", "same models (95%)", "verdict (Holm)"), rows)
-    typer.echo(result["intervals"])
+    if result["intervals"]:
+        typer.echo(result["intervals"])
     for name in ("comparison", "verdict", "report"):
         typer.echo(f"{name:>12}  {result[name]}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -96,6 +97,15 @@ def test_differences_are_to_random_and_verdicts_hold_for_all_at_once(numbers):
         "alone": {"better": 1, "worse": 0},
         "num_without": 1,
     }
+
+
+def test_intervals_are_explained_by_the_number_of_seeds(facts, numbers, html):
+    assert numbers["intervals"].startswith("With one seed both intervals ask what other held-out examples")
+    more = build_comparison(dataclasses.replace(facts, num_seeds=3))["intervals"]
+    assert "more seeds are needed" in more
+    assert numbers["intervals"] in Page(html).text
+    untried = dataclasses.replace(facts, contenders=facts.contenders[3:])
+    assert build_comparison(untried)["intervals"] == ""
 
 
 def test_fewer_comparisons_ask_for_less(facts):
@@ -196,6 +206,8 @@ def test_charts_mark_verdicts_and_keep_negative_cells_apart(numbers):
     tested = [row for row in numbers["results"] if row["difference"]]
     better = {**tested[1], "difference": {**tested[1]["difference"], "verdict": "better"}}
     assert comparison_charts.intervals([better]) != comparison_charts.intervals([tested[1]])
+    narrow = {**tested[1], "difference": {**tested[1]["difference"], "same_models": {"low": 0.3, "high": 0.4}}}
+    assert comparison_charts.intervals([narrow]) != comparison_charts.intervals([tested[1]])
     svg = comparison_charts.families(numbers["families"][0])
     assert "+33" in svg
     assert "−33" in svg
