@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -206,8 +207,13 @@ def test_charts_mark_verdicts_and_keep_negative_cells_apart(numbers):
     tested = [row for row in numbers["results"] if row["difference"]]
     better = {**tested[1], "difference": {**tested[1]["difference"], "verdict": "better"}}
     assert comparison_charts.intervals([better]) != comparison_charts.intervals([tested[1]])
-    narrow = {**tested[1], "difference": {**tested[1]["difference"], "same_models": {"low": 0.3, "high": 0.4}}}
-    assert comparison_charts.intervals([narrow]) != comparison_charts.intervals([tested[1]])
+    bars = re.findall(
+        r'd="M ([\d.]+) [\d.]+\s+L ([\d.]+) [^>]*stroke-width: (1\.5|5)"', comparison_charts.intervals([tested[1]])
+    )
+    (wide_low, wide_high, _), (narrow_low, narrow_high, _) = sorted(bars, key=lambda bar: bar[2])
+    # 0.646 - 0.020 wide, 0.583 - 0.083 narrow: the thin bar is the wide one.
+    drawn = (float(narrow_high) - float(narrow_low)) / (float(wide_high) - float(wide_low))
+    assert drawn == pytest.approx(0.5 / 0.6257, abs=0.01)
     svg = comparison_charts.families(numbers["families"][0])
     assert "+33" in svg
     assert "−33" in svg
