@@ -146,6 +146,12 @@ def test_selector_that_is_not_there_is_refused_before_anything_starts(world: Wor
     assert "error: 'selectors/none' is no trained selector folder" in done.stderr
 
 
+def test_selector_that_its_method_does_not_read_is_refused(world: World) -> None:
+    done = world.call("plan", "--recipe", world.recipe(), "--method", "random", "--selector", "selectors/mine")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--selector selectors/mine: method 'random' reads no selector." in done.stderr
+
+
 def test_tables_are_for_people(world: World) -> None:
     planned = world.call("plan", "--recipe", world.recipe(), COLUMNS="200").stdout
     assert [line.split()[:2] for line in planned.splitlines()[1:3]] == [["ingest:demo@v1", "HIT"], ["pool", "MISS"]]

@@ -47,7 +47,7 @@ class Breaks:
 
 
 @dataclass(frozen=True)
-class NeedsMore:
+class NeedsMore(Backwards):
     """Its signal does not exist."""
 
     entry: ClassVar[MethodEntry] = MethodEntry(

@@ -103,17 +103,24 @@ def _print_comparison(result: dict[str, Any]) -> None:
             row["budget"],
             "-" if row["mean"] is None else f"{row['mean']:.3f}",
             _interval(row.get("difference")),
+            _same_models(row.get("difference")),
             _verdict(row),
         )
         for row in sorted([*result["references"], *result["results"]], key=lambda row: str(row["budget"]))
     ]
-    print_table(("method", "budget", "mean", "to random (95%)", "verdict (Holm)"), rows)
+    print_table(("method", "budget", "mean", "to random (95%)", "same models (95%)", "verdict (Holm)"), rows)
+    if result["intervals"]:
+        typer.echo(result["intervals"])
     for name in ("comparison", "verdict", "report"):
         typer.echo(f"{name:>12}  {result[name]}")
 
 
 def _interval(difference: dict[str, Any] | None) -> str:
     return "-" if difference is None else "{mean:+.3f} ({low:+.3f} to {high:+.3f})".format(**difference)
+
+
+def _same_models(difference: dict[str, Any] | None) -> str:
+    return "-" if difference is None else "{low:+.3f} to {high:+.3f}".format(**difference["same_models"])
 
 
 def _verdict(row: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from xmas_job.catalog.methods import find_method
 from xmas_job.config import RunConfig
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.environment import Environment, load_environment
@@ -48,11 +49,22 @@ def read_config(
     settings: list[str] | None = None,
     selector: str | None = None,
 ) -> RunConfig:
-    """The configuration that the options name."""
+    """The configuration that the options name.
+
+    Raises:
+        UsageError: if it is no configuration, or a selector is named that its method does not read.
+    """
     named = {"publish.budget": budget, "select.method": method, "selector.uri": selector}
     overrides = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
     text = load_entrypoint("xmas_job.commands.resolve:read_recipe")(recipe) if "://" in recipe else None
-    return load_config(recipe, [*(settings or []), *overrides], text)
+    config = load_config(recipe, [*(settings or []), *overrides], text)
+    clustering = find_method(config.select.method).clustering
+    if selector is not None and not (clustering and clustering.by == "selector"):
+        raise UsageError(
+            f"--selector {selector}: method {config.select.method!r} reads no selector.",
+            "Leave it out, or add --method ofa.",
+        )
+    return config
 
 
 def read_environment() -> Environment:

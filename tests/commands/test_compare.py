@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.small_world import NUM_IMAGES, NUM_TEXTS, World, land, land_version
+from tests.their_methods import EveryOther
 from xmas_job.commands.compare import compare
 from xmas_job.commands.comparison import read_comparison, start_comparison
 from xmas_job.commands.comparison_report import report_comparison
@@ -132,6 +134,21 @@ def test_repetition_starts_a_process_only_for_what_failed(
     assert report_comparison(compared.environment, "c") == result
 
 
+def test_what_another_version_of_a_method_built_is_told_and_not_shown(
+    compared: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        monkeypatch.setattr(EveryOther, "entry", dataclasses.replace(EveryOther.entry, version=9))
+        found = rows_of(dict(report_comparison(compared.environment, "c")))
+    finally:
+        monkeypatch.undo()
+        report_comparison(compared.environment, "c")
+    assert found["Backwards", "50%"]["state"] == "done"
+    assert found["EveryOther", "50%"]["state"] == "unfinished"
+    assert "of another version of xmas_job" in found["EveryOther", "50%"]["error"]
+    assert found["EveryOther", "50%"]["num_examples"] is None
+
+
 def test_page_and_json_lie_beside_each_other(compared: World, result: dict[str, Any]) -> None:
     assert result["report"] == f"{compared.store.uri}/comparisons/c/report/index.html"
     page = compared.store.read("comparisons/c/report/index.html").decode()
@@ -168,8 +185,8 @@ def test_nothing_is_built_or_written_for_a_wrong_request(world: World) -> None:
         ((BACKWARDS,), ("0",), "selects nothing"),
         ((BACKWARDS,), (), "no budget is named"),
         ((), ("50%",), "no method is named"),
-        ((BACKWARDS, BACKWARDS), ("50%",), "named twice"),
-        ((BACKWARDS,), ("50%", "0.5"), "named twice"),
+        ((BACKWARDS, BACKWARDS), ("50%",), "Backwards' and 'tests.their_methods:Backwards' are the same"),
+        ((BACKWARDS,), ("3", "50%", "0.5"), "'50%' and '0.5' are the same"),
         ((NEEDS_MORE,), ("50%",), "signal 'curvature'"),
     ]:
         with pytest.raises(UsageError, match=says):

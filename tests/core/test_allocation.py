@@ -28,6 +28,8 @@ sizes_and_budget = st.lists(st.integers(0, 12), min_size=1, max_size=8).flatmap(
         ([20, 2, 2], 3, [1, 1, 1]),
         # 6 of 24: 2.75, 2.75, .25, .25: 2 2 1 1 fits exactly.
         ([11, 11, 1, 1], 6, [2, 2, 1, 1]),
+        # 10 of 100: 3.8, 3.8, 1.5, 0.9: 3 3 1 and a one leave two. The last has more than its share already.
+        ([38, 38, 15, 9], 10, [4, 4, 1, 1]),
         # Fewer places than clusters: the largest get one each, equal ones by number.
         ([2, 5, 5, 1], 2, [0, 1, 1, 0]),
         ([0, 3, 0], 2, [0, 2, 0]),
@@ -56,16 +58,14 @@ def slow_proportional(sizes: list[int], budget: int) -> list[int]:
         favoured = sorted(held, key=lambda number: (-sizes[number], number))[:budget]
         return [int(number in favoured) for number in range(len(sizes))]
     share = [Fraction(budget * size, sum(sizes)) if size else Fraction(0) for size in sizes]
-    left_over = [part - math.floor(part) for part in share]
     quotas = [max(math.floor(part), int(number in held)) for number, part in enumerate(share)]
-    grown: set[int] = set()
+    left_over = [part - quota for part, quota in zip(share, quotas, strict=True)]
     while sum(quotas) < budget:
         best = min(
-            (number for number in held if number not in grown and quotas[number] < sizes[number]),
-            key=lambda number: (-left_over[number], -sizes[number], number),
+            (number for number in held if quotas[number] < sizes[number]),
+            key=lambda number: (quotas[number] - share[number], -sizes[number], number),
         )
         quotas[best] += 1
-        grown.add(best)
     while sum(quotas) > budget:
         for number in sorted(held, key=lambda number: (left_over[number], sizes[number], number)):
             if quotas[number] > 1 and sum(quotas) > budget:

@@ -7,6 +7,7 @@ import pytest
 
 from xmas_job.core.performance import (
     average_relative_performance,
+    bootstrap_interval,
     holm,
     mean_and_standard_error,
     mean_by_source,
@@ -139,6 +140,72 @@ def test_ignoring_the_seeds_would_not_cover_the_truth():
         result = paired_difference(a.mean(axis=0, keepdims=True), b.mean(axis=0, keepdims=True))
         covered += result.low <= 0 <= result.high
     assert covered / 300 < 0.9
+
+
+def test_bootstrap_covers_the_truth_of_these_models():
+    """The truth of trained models is their mean over all examples; their seeds' luck is part of it."""
+    generator = np.random.default_rng(22)
+    num_trials, covered = 200, 0
+    for _ in range(num_trials):
+        luck = generator.normal(0, 0.05, size=(2, 4, 1))
+        chance = generator.choice([0.1, 0.8], size=80)  # the same for both arms: pairing takes it out
+        a = generator.random((4, 80)) < chance + 0.1 + luck[0]
+        b = generator.random((4, 80)) < chance + luck[1]
+        low, high = bootstrap_interval(a, b)
+        covered += low <= 0.1 + luck[0].mean() - luck[1].mean() <= high
+    # Three standard errors of a 95 % share over 200 trials are 4.6 points, on either side.
+    assert covered / num_trials == pytest.approx(0.95, abs=0.046)
+
+
+def test_bootstrap_in_large_samples_is_the_normal_interval():
+    generator = np.random.default_rng(23)
+    a, b = generator.random((3, 4000)) < 0.6, generator.random((3, 4000)) < 0.5
+    by_example = (a.astype(float) - b).mean(axis=0)
+    error = np.sqrt(np.sum((by_example - by_example.mean()) ** 2) / 3999 / 4000)
+    # The ends of 9,999 resamples are themselves off by about 3 % of an error.
+    assert bootstrap_interval(a, b) == pytest.approx(
+        (by_example.mean() - 1.960 * error, by_example.mean() + 1.960 * error), abs=0.1 * error
+    )
+    low, high = bootstrap_interval(a, b, confidence=0.6827)
+    assert (high - low) / 2 == pytest.approx(error, rel=0.05)
+
+
+def test_bootstrap_of_two_examples_by_hand():
+    # Differences 1 and 0 are drawn as 0, 1/2, 1 with chances 1/4, 1/2, 1/4: every end up to 1/4 is the extreme.
+    assert bootstrap_interval([[1, 1]], [[0, 1]]) == (0.0, 1.0)
+    assert bootstrap_interval([[1, 1]], [[0, 1]], confidence=0.4) == (0.5, 0.5)
+    # Seeds are averaged first: 1, 0 and -1, 0 are 0, 0.
+    assert bootstrap_interval([[1, 0], [0, 0]], [[0, 0], [1, 0]]) == (0.0, 0.0)
+
+
+def test_bootstrap_of_equal_differences_has_no_width():
+    assert bootstrap_interval(np.ones((2, 30)), np.zeros((2, 30))) == (1.0, 1.0)
+    assert bootstrap_interval(np.ones((2, 30)), np.ones((2, 30))) == (0.0, 0.0)
+
+
+def test_bootstrap_gives_the_same_ends_again_and_mirrored_ones_for_swapped_arms():
+    generator = np.random.default_rng(24)
+    a, b = generator.random((2, 60)), generator.random((2, 60))  # fine enough that no two draws agree by chance
+    low, high = bootstrap_interval(a, b)
+    assert bootstrap_interval(a, b) == (low, high)
+    assert bootstrap_interval(b, a) == pytest.approx((-high, -low))
+
+
+def test_luck_of_one_seed_is_inside_these_models_and_outside_the_verdict():
+    """What tells "train more seeds" from "judge on more examples"."""
+    a, b = np.zeros((3, 400)), np.zeros((3, 400))
+    a[0, :100] = 1
+    low, _ = bootstrap_interval(a, b)
+    assert low > 0
+    assert paired_difference(a, b).low < 0
+
+
+@pytest.mark.parametrize(("a", "b"), [([[1.0]], [[0.0]]), ([[1.0, np.nan]], [[1.0, 0.0]]), ([[1.0, 0.0]], [[1.0]])])
+def test_bootstrap_refuses_what_does_not_pair(a, b):
+    with pytest.raises(BadDataError):
+        bootstrap_interval(a, b)
+    with pytest.raises(UsageError):
+        bootstrap_interval([[1, 0]], [[0, 0]], confidence=1.0)
 
 
 def test_arp_is_the_mean_of_the_relative_scores():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -86,6 +88,9 @@ def test_differences_are_to_random_and_verdicts_hold_for_all_at_once(numbers):
     assert found["loses"]["p_holm"] == pytest.approx(2 * found["loses"]["p_value"])
     assert (found["same"]["mean"], found["same"]["p_holm"]) == (0.0, 1.0)
     assert found["ofa"] is None
+    # Four of twelve differ, by 1: the ends are the 2.5 % and 97.5 % points of Binomial(12, 1/3), over 12.
+    assert found["gains"]["same_models"] == {"low": pytest.approx(1 / 12), "high": pytest.approx(7 / 12)}
+    assert found["same"]["same_models"] == {"low": 0.0, "high": 0.0}
     assert numbers["num_comparisons"] == 3
     assert numbers["headline"] == {
         "verdict": "no difference",
@@ -93,6 +98,15 @@ def test_differences_are_to_random_and_verdicts_hold_for_all_at_once(numbers):
         "alone": {"better": 1, "worse": 0},
         "num_without": 1,
     }
+
+
+def test_intervals_are_explained_by_the_number_of_seeds(facts, numbers, html):
+    assert numbers["intervals"].startswith("With one seed both intervals ask what other held-out examples")
+    more = build_comparison(dataclasses.replace(facts, num_seeds=3))["intervals"]
+    assert "more seeds are needed" in more
+    assert numbers["intervals"] in Page(html).text
+    untried = dataclasses.replace(facts, contenders=facts.contenders[3:])
+    assert build_comparison(untried)["intervals"] == ""
 
 
 def test_fewer_comparisons_ask_for_less(facts):
@@ -149,7 +163,7 @@ def test_page_shows_losers_references_and_what_could_not_run(html):
     table = page.text[page.text.index("p (Holm) relative") :]
     lines = [
         "full reference 0.750",
-        "gains better, taken alone 0.583 +0.333",
+        "gains better, taken alone 0.583 +0.333 +0.020 to +0.646 +0.083 to +0.583",
         "same no difference 0.250",
         "loses no difference 0.000",
         "ofa refused –",
@@ -193,8 +207,20 @@ def test_charts_mark_verdicts_and_keep_negative_cells_apart(numbers):
     tested = [row for row in numbers["results"] if row["difference"]]
     better = {**tested[1], "difference": {**tested[1]["difference"], "verdict": "better"}}
     assert comparison_charts.intervals([better]) != comparison_charts.intervals([tested[1]])
+    bars = re.findall(
+        r'd="M ([\d.]+) [\d.]+\s+L ([\d.]+) [^>]*stroke-width: (1\.5|5)"', comparison_charts.intervals([tested[1]])
+    )
+    (wide_low, wide_high, _), (narrow_low, narrow_high, _) = sorted(bars, key=lambda bar: bar[2])
+    # 0.646 - 0.020 wide, 0.583 - 0.083 narrow: the thin bar is the wide one.
+    drawn = (float(narrow_high) - float(narrow_low)) / (float(wide_high) - float(wide_low))
+    assert drawn == pytest.approx(0.5 / 0.6257, abs=0.01)
     svg = comparison_charts.families(numbers["families"][0])
     assert "+33" in svg
     assert "−33" in svg
+    family = {**numbers["families"][0], "rows": [{"method": "same", "differences": [-0.004, 0.0]}]}
+    svg_of_zeros = comparison_charts.families(family)
+    assert svg_of_zeros.count(">0<") == 2
+    assert "−0" not in svg_of_zeros
+    assert "+0" not in svg_of_zeros
     assert svg.count("var(--random)") >= 2  # of the one that loses
     assert "var(--kept)" in svg

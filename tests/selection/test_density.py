@@ -23,6 +23,13 @@ def test_the_first_is_drawn_by_its_weight() -> None:
     assert firsts.tolist() == pytest.approx(expected.tolist(), abs=0.03)
 
 
+def test_the_farthest_of_the_neighbours_counts() -> None:
+    # Second neighbours of 0 1 3 7 lie at 3 2 3 6: squares 9 4 9 36, of 58.
+    firsts = [order_of(Density(num_neighbours=2), pool_of([0.0, 1.0, 3.0, 7.0]), seed)[0] for seed in range(4000)]
+    expected = 0.75 * np.array([9, 4, 9, 36]) / 58 + 0.25 / 4
+    assert (np.bincount(firsts, minlength=4) / 4000).tolist() == pytest.approx(expected.tolist(), abs=0.03)
+
+
 def test_the_second_is_drawn_among_the_others_by_their_weight() -> None:
     pool = pool_of([0.0, 1.0, 3.0, 7.0])
     orders = [order_of(Density(num_neighbours=1), pool, seed)[:2] for seed in range(4000)]

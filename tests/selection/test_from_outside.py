@@ -63,7 +63,40 @@ class HighestLoss:
         return rank_by_score(pool, -pool.signal("loss"), rng)
 
 @dataclass(frozen=True)
-class NeedsMore:
+class Nested:
+    """Says that it ranks, and does not."""
+    entry: ClassVar[MethodEntry] = MethodEntry("{name}:Nested", "-", "x", "nothing", nested=True)
+
+    def select(self, pool, budget, rng):
+        return None
+
+@dataclass(frozen=True)
+class Sloppy:
+    """Ranks whatever it is told to."""
+    entry: ClassVar[MethodEntry] = MethodEntry("{name}:Sloppy", "-", "x", "nothing", nested=True)
+    how: str = ""
+
+    def rank(self, pool, rng):
+        order = {
+            "twice": np.array([0, 1, 1]), "beyond": np.array([0, 6]), "negative": np.array([0, -1]),
+            "floats": np.array([0.0, 1.0]), "list": [0, 1], "text": np.array([5]),
+        }.get(self.how, np.array([0, 1]))
+        size = 3 if self.how == "lengths" else len(order)
+        ranking = Ranking(order, np.full(size, -1, dtype=np.int32), np.full(len(order), np.nan))
+        return Selection(order, ranking.clusters) if self.how == "kind" else ranking
+
+@dataclass(frozen=True)
+class OneOff:
+    """Chooses more than asked for, or less."""
+    entry: ClassVar[MethodEntry] = MethodEntry("{name}:OneOff", "-", "x", "nothing", nested=False)
+    by: int = 1
+
+    def select(self, pool, budget, rng):
+        rows = np.arange(budget + self.by)
+        return Selection(rows, np.full(rows.size, -1, dtype=np.int32))
+
+@dataclass(frozen=True)
+class NeedsMore(HighestLoss):
     entry: ClassVar[MethodEntry] = MethodEntry(
         "{name}:NeedsMore", "-", "x", "proxy and one pass", nested=True,
         signals=(SignalNeed("curvature", "last"),))
@@ -151,8 +184,39 @@ def test_a_choice_that_depends_on_the_budget_is_all_that_is_ranked(bench: Workbe
     assert made.record.metrics == {"num_eligible": 6, "num_ranked": 3, "num_absent": 0}
 
 
-def make_pool(bench: Workbench) -> Artifact:
-    rows = [{"uid": uid, "source": "s", "modality": "image", "dataset": "d@v1"} for uid in "abcdef"]
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("twice", "it chose 1 rows more than once"),
+        ("beyond", "no row numbers of the pool, 0 to 5"),
+        ("negative", "no row numbers of the pool"),
+        ("floats", "no row numbers of the pool"),
+        ("list", "no arrays of one length"),
+        ("lengths", "no arrays of one length"),
+        ("kind", "it returned no Ranking but Selection"),
+        ("text", "text-only examples, which the policy excludes"),
+    ],
+)
+def test_a_ranking_that_breaks_the_contract_is_refused_in_its_methods_name(
+    bench: Workbench, module: str, how: str, says: str
+) -> None:
+    section = SelectConfig(method=f"{module}:Sloppy", params={"how": how}, text_only="exclude")
+    with pytest.raises(UsageError, match=f"{module}:Sloppy' broke its contract: .*{says}"):
+        bench.run(select.run, section, pool=make_pool(bench, text="f"))
+
+
+@pytest.mark.parametrize("by", [-1, 1])
+def test_a_choice_of_another_size_is_refused_in_its_methods_name(bench: Workbench, module: str, by: int) -> None:
+    section = SelectConfig(method=f"{module}:OneOff", params={"by": by}, budget="50%")
+    with pytest.raises(UsageError, match=f"OneOff' broke its contract: it chose {3 + by} rows for a budget of 3"):
+        bench.run(select.run, section, pool=make_pool(bench))
+
+
+def make_pool(bench: Workbench, text: str = "") -> Artifact:
+    rows = [
+        {"uid": uid, "source": "s", "modality": "text" if uid in text else "image", "dataset": "d@v1"}
+        for uid in "abcdef"
+    ]
     return bench.write("pool", lambda output: output.table("pool.parquet", pa.Table.from_pylist(rows, POOL), POOL))
 
 
@@ -162,6 +226,7 @@ def make_pool(bench: Workbench) -> Artifact:
         ("no_such_module_here:Class", "No module named 'no_such_module_here'", "PYTHONPATH"),
         ("{module}:Nobody", "no attribute 'Nobody'", "PYTHONPATH"),
         ("{module}:WithoutEntry", "does not say what it needs", "entry: ClassVar[MethodEntry]"),
+        ("{module}:Nested", "says nested=True and has no rank()", "rank(pool, rng)"),
         ("{module}:NeedsMore", "signal 'curvature', which does not exist", "Signals are: alignment"),
         ("clip_score", "needs the signal 'clip_score', but the recipe has no dual encoder", "encoder.model"),
         ("ofa", "needs the signal 'clip', but the recipe has no dual encoder", "encoder.model"),

@@ -20,6 +20,14 @@ def test_equal_quotas_over_groups_then_over_cells_by_hand() -> None:
     assert {order_of(Hierarchical(num_groups=2), pool, seed)[0] for seed in range(60)} == {0, 1, 2, 3, 4}
 
 
+def test_empty_cells_join_nothing_wherever_their_number_stands() -> None:
+    """Cell 1 is empty and lies by cell 0; without it, cells 2 and 3 are the two that join."""
+    cells, centroids = [0] * 2 + [2] * 2 + [3] * 2, [[0.0, 0], [1, 0], [50, 0], [60, 0]]
+    pool = small_pool({}, clusters=cells, centroids=centroids)
+    groups = [cells[row] == 0 for row in order_of(Hierarchical(num_groups=2), pool)]
+    assert groups == [False, True, False, True, False, False]
+
+
 def test_as_many_groups_as_cells_balance_the_cells() -> None:
     pool = small_pool({}, clusters=CELLS, centroids=CENTROIDS)
     assert [CELLS[row] for row in order_of(Hierarchical(), pool)] == [0, 2, 1, 0, 2, 1, 0, 2, 0, 0]

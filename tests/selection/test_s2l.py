@@ -21,6 +21,16 @@ def test_sources_then_clusters_by_hand() -> None:
         assert [CLUSTERS[row] for row in from_a] == [0, 1, 0, 1, 0, 1, 0, 2]  # the small cluster waits
 
 
+def test_the_larger_source_and_cluster_come_first_wherever_they_lie() -> None:
+    """Source b, the larger, has the later rows; its cluster of two is small, its cluster of three is not."""
+    clusters, sources = [0] * 3 + [0] * 2 + [1] * 3, ["a"] * 3 + ["b"] * 5
+    pool = small_pool({}, clusters=clusters, sources=sources)
+    for seed in range(5):
+        order = order_of(S2L(), pool, seed)
+        assert [sources[row] for row in order] == list("bababa") + ["b"] * 2
+        assert [clusters[row] for row in order if row >= 3] == [1, 1, 1, 0, 0]
+
+
 def test_members_are_drawn() -> None:
     pool = small_pool({}, clusters=CLUSTERS, sources=SOURCES)
     firsts = [order_of(S2L(), pool, seed)[0] for seed in range(200)]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from xmas_job.core.pseudo_labels import PseudoLabels
@@ -155,6 +156,32 @@ def test_folder_without_a_selector_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadDataError, match=r"card.json is broken: KeyError\('encoder'\)"):
         load_selector(tmp_path)
     (tmp_path / "card.json").write_text('{"encoder": "tiny"}')
+    with pytest.raises(UsageError, match=r"there is no selector\.safetensors"):
+        load_selector(tmp_path)
     (tmp_path / "selector.safetensors").write_bytes(b"broken")
     with pytest.raises(BadDataError, match="broken selector"):
         load_selector(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"centroids": None}, "no centroids"),
+        ({"centroids": torch.zeros(12)}, "no centroids of shape"),
+        ({"centroids": torch.full((NUM_CLUSTERS, 12), torch.nan)}, "not finite in centroids"),
+        ({"image.weight": torch.full((256, 6), torch.inf)}, "not finite in image.weight"),
+        ({"gate.0.bias": None}, "gate.0.bias"),
+        ({"text.weight": torch.zeros(256, 5)}, "text.weight"),
+        ({"centroids": torch.zeros(NUM_CLUSTERS + 1, 12)}, "head.3.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(
+    change: dict[str, torch.Tensor | None], named: str, tmp_path: Path
+) -> None:
+    features, _ = heaps(50, 0.3)
+    train_selector(features, dataclasses.replace(SETTINGS, num_epochs=1), encoder="tiny").save(tmp_path)
+    tensors = {**load_file(tmp_path / "selector.safetensors"), **change}
+    save_file({name: value for name, value in tensors.items() if value is not None}, tmp_path / "selector.safetensors")
+    with pytest.raises(BadDataError, match=named) as caught:
+        load_selector(tmp_path)
+    assert "\n" not in caught.value.message

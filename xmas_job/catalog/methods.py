@@ -169,6 +169,7 @@ METHODS: dict[str, MethodEntry] = {
         nested=False,
         signals=(SignalNeed("ofa_confidence", "none"),),
         clustering=ClusteringNeed("clip", "none", 128, 300, spherical=False, by="selector"),
+        version=2,
     ),
     "ofa_dpp": MethodEntry(
         "xmas_job.selection.ofa_dpp:OfaDpp",
@@ -178,6 +179,7 @@ METHODS: dict[str, MethodEntry] = {
         nested=False,
         signals=(SignalNeed("ofa_confidence", "none"), SignalNeed("clip", "none")),
         clustering=ClusteringNeed("clip", "none", 128, 300, spherical=False, by="selector"),
+        version=2,
     ),
     "density": MethodEntry(
         "xmas_job.selection.density:Density",
@@ -224,5 +226,11 @@ def find_method(name: str) -> MethodEntry:
         raise UsageError(
             f"method {name!r} does not say what it needs.",
             f"Give the class `entry: ClassVar[MethodEntry] = MethodEntry({name!r}, ...)`.",
+        )
+    wanted = "rank" if entry.nested else "select"
+    if not hasattr(kind, wanted):
+        raise UsageError(
+            f"method {name!r} says nested={entry.nested} and has no {wanted}().",
+            "A nested method has rank(pool, rng), another select(pool, budget, rng).",
         )
     return entry

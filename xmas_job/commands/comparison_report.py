@@ -51,7 +51,10 @@ def report_comparison(environment: Environment, comparison_id: str) -> dict[str,
         "comparison": comparison_id,
         "verdict": numbers["headline"]["verdict"],
         "report": f"{store.uri}/{key}/index.html",
-        **{name: numbers[name] for name in ("num_comparisons", "results", "references", "overlaps", "costs")},
+        **{
+            name: numbers[name]
+            for name in ("num_comparisons", "intervals", "results", "references", "overlaps", "costs")
+        },
     }
 
 
@@ -109,7 +112,9 @@ def _state(store: Store, runner: Runner) -> tuple[State, str, str]:
     """What came of the run, and what stopped it."""
     run_id = runner.run.run_id
     if all(store.exists(outcome_key(run_id, node)) for node in runner.run.nodes):
-        return "done", "", ""
+        if all(runner.find(node) for node in runner.run.nodes):
+            return "done", "", ""
+        return "unfinished", "what it built is gone, or of another version of xmas_job.", "Compare the same again."
     if noted := failures(store, run_id):
         last = noted[-1]
         return "failed", f"{last['stage']}: {last['error']}", str(last["remedy"])

@@ -128,5 +128,9 @@ def _check_names(request: Request) -> None:
             sizes.append(parse_budget(budget))
         except ValueError as error:
             raise UsageError(f"{error}.", "Correct it and run again.") from None
-    if len(set(request.methods)) < len(request.methods) or len(set(sizes)) < len(sizes):
-        raise UsageError("the same method or budget is named twice.", "Name each once.")
+    pairs: list[tuple[Sequence[str], Sequence[object]]] = [(request.methods, request.methods), (request.budgets, sizes)]
+    for asked, meant in pairs:
+        for place, one in enumerate(meant):
+            if one in meant[:place]:
+                first, again = asked[meant.index(one)], asked[place]
+                raise UsageError(f"{first!r} and {again!r} are the same.", "Name each method and budget once.")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 def proportional_quotas(sizes_K: NDArray[np.integer], budget: int) -> NDArray[np.int64]:
     """Quotas proportional to size: floors, at least one for a cluster that is not empty, then largest remainders.
 
+    A remainder is what a quota lacks of its share, so a cluster that was lifted to one is the last to get a second.
     Source: OFA's selection scripts. Choice: if the ones overshoot, they are taken back from quotas above one, the
     smallest remainder first; with fewer places than clusters the largest clusters get one each; equal remainders go
     by size, then by number.
@@ -29,11 +30,9 @@ def proportional_quotas(sizes_K: NDArray[np.integer], budget: int) -> NDArray[np
     if budget < np.count_nonzero(sizes):
         quotas[np.argsort(-sizes, kind="stable")[:budget]] = 1
         return quotas
-    # Python's integers: B * n outgrows 64 bits on no pool, but nobody has to check that.
-    shares = [divmod(budget * int(size), max(total, 1)) for size in sizes]
-    quotas[:] = [floor for floor, _ in shares]
-    remainders = np.array([remainder for _, remainder in shares], dtype=np.int64)
-    quotas[(sizes > 0) & (quotas == 0)] = 1
+    shares = budget * sizes  # in units of 1 / total: whole numbers, so equal remainders are equal
+    quotas[:] = np.maximum(shares // max(total, 1), sizes > 0)
+    remainders = shares - quotas * total
     missing = budget - int(quotas.sum())
     if missing > 0:
         has_room = np.flatnonzero(quotas < sizes)

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xmas_job.core.performance import average_relative_performance, holm, paired_difference
+from xmas_job.core.performance import average_relative_performance, bootstrap_interval, holm, paired_difference
 from xmas_job.reports.facts import Score
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LEVEL = 0.05
 RANDOM, FULL = "random", "full"
 COST_GROUPS = {"ingest": "data", "pool": "data", "train_proxy": "proxy", "select": "choice", "publish": "choice"}
@@ -96,6 +96,7 @@ def build_comparison(facts: ComparisonFacts) -> Json:
         "headline": _headline(results),
         "level": LEVEL,
         "num_comparisons": len(tested),
+        "intervals": _intervals(facts.num_seeds) if tested else "",
         "results": results,
         "references": [_scored(arm, facts) for arm in facts.references if arm.scores],
         "overlaps": [found for budget in facts.budgets if (found := _overlap(budget, facts))],
@@ -141,16 +142,36 @@ def _reference(name: str, budget: str, facts: ComparisonFacts) -> Arm | None:
 
 
 def _difference(arm: Arm, random: Arm | None) -> Json | None:
-    """The paired difference to random; `alone` is its verdict as if it were the only comparison."""
+    """The paired difference to random; `alone` is its verdict as if it were the only comparison.
+
+    `same_models` is the bootstrap interval over other held-out examples for the models that were trained. It is shown
+    beside the wide one, which alone gives the verdict.
+    """
     if random is None or arm.correct is None or random.correct is None:
         return None
     found = dataclasses.asdict(paired_difference(arm.correct, random.correct, 1 - LEVEL))
+    low, high = bootstrap_interval(arm.correct, random.correct, 1 - LEVEL)
     return {
         **found,
         "alone": found.pop("verdict"),
+        "same_models": {"low": low, "high": high},
         "num_seeds": arm.correct.shape[0],
         "num_examples": arm.correct.shape[1],
     }
+
+
+def _intervals(num_seeds: int | None) -> str:
+    """What the two intervals of a difference say beside each other."""
+    if num_seeds == 1:
+        return (
+            "With one seed both intervals ask what other held-out examples would have said of these trained models. "
+            "Only more seeds can tell what other trainings would."
+        )
+    return (
+        "The wide interval asks what other held-out examples and other seeds would have said, and alone gives the "
+        "verdict; the narrow one (same models) what other examples would have said of these trained models. Where only "
+        "the narrow one leaves out 0, more seeds are needed; where it holds 0 too, more held-out examples as well."
+    )
 
 
 def _headline(results: Sequence[Json]) -> Json:

@@ -26,7 +26,7 @@ def method_label(name: str) -> str:
 
 
 def intervals(rows: Sequence[Json]) -> str:
-    """One interval a method and budget: a filled triangle where the verdict is a difference, else hollow."""
+    """Two intervals a method and budget, thin over seeds too, thick over examples alone; hollow where none is shown."""
     return draw((430, 66 + 24 * len(rows)), _plot_intervals, rows)
 
 
@@ -36,7 +36,8 @@ def _plot_intervals(axes: Axes, rows: Sequence[Json]) -> None:
         colour = RANDOM if found["verdict"] == "worse" else KEPT
         marker = {"better": ">", "worse": "<"}.get(found["verdict"], "o")
         fill = "none" if found["verdict"] == "no difference" else colour
-        axes.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
+        for ends, width in ((found, 1.5), (found["same_models"], 5.0)):
+            axes.plot([ends["low"], ends["high"]], [place, place], color=colour, linewidth=width, solid_capstyle="butt")
         axes.plot([found["mean"]], [place], color=colour, marker=marker, markersize=9, markerfacecolor=fill, mew=1.8)
     axes.axvline(0, color=INK, linewidth=1.4)
     reach = 1.1 * max(max(abs(row["difference"]["low"]), abs(row["difference"]["high"])) for row in rows) or 1.0
@@ -69,10 +70,16 @@ def families(family: Json) -> str:
     rows = family["rows"]
     reach = max((abs(value) for row in rows for value in row["differences"]), default=0.0) or 1.0
     cells = [[value / reach for value in row["differences"]] for row in rows]
-    texts = [[f"{100 * value:+.0f}".replace("-", "−") for value in row["differences"]] for row in rows]
+    texts = [[_points(value) for value in row["differences"]] for row in rows]
     sources = [found["source"] for found in family["sources"]]
     size = (max(430, 150 + 42 * len(sources)), 130 + 28 * len(rows))
     return draw(size, _plot_cells, cells, texts, [row["method"] for row in rows], sources)
+
+
+def _points(value: float) -> str:
+    """In hundredths with a typographic minus, and no sign on zero."""
+    text = f"{100 * value:+.0f}"
+    return "0" if float(text) == 0 else text.replace("-", "−")
 
 
 def _plot_cells(

@@ -65,10 +65,15 @@ def _cells(row: Json) -> Json:
         "mean_text": ABSENT if mean is None else f"{mean:.3f}",
         "relative_text": ABSENT if relative is None else f"{relative:.1f}%",
         "difference_text": signed(found["mean"]) if found else ABSENT,
-        "interval_text": f"{signed(found['low'])} to {signed(found['high'])}" if found else ABSENT,
+        "interval_text": _interval(found) if found else ABSENT,
+        "same_models_text": _interval(found["same_models"]) if found else ABSENT,
         "p_text": _p(found["p_holm"]) if found else ABSENT,
         "verdict": _verdict(row),
     }
+
+
+def _interval(ends: Json) -> str:
+    return f"{signed(ends['low'])} to {signed(ends['high'])}"
 
 
 def _p(value: float) -> str:
@@ -89,7 +94,8 @@ def _interval_chart(rows: Sequence[Json]) -> Json | None:
         return None
     alt = "; ".join(f"{row['method']} {row['budget']}: {_cells(row)['difference_text']}" for row in rows)
     caption = (
-        "Mark: mean paired difference to random of the same size. Bar: its 95% interval, taken alone. Filled triangles "
+        "Mark: mean paired difference to random of the same size. Bars: its 95% intervals, taken alone; thin the wide "
+        "one, thick that of the same models. Filled triangles "
         "are differences that also hold for all comparisons together (Holm); hollow circles show none."
     )
     return figure("", charts.intervals(rows), alt=alt, caption=caption)

@@ -6,7 +6,7 @@ Owns the contract. No file, device, logger or global seed: randomness comes in a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
@@ -134,6 +134,38 @@ class Selection:
     """Row numbers of the pool, shape (B,), each once, in the order of choice."""
     clusters: NDArray[np.int32]
     """Shape (B,): cluster of each row, -1 where there is none."""
+
+
+def require_contract(method: str, chosen: object, pool: CandidatePool, budget: int | None = None) -> None:
+    """Refuse what no method may return, in its own name: a method may come from anywhere.
+
+    Args:
+        method: its name, for the message.
+        chosen: what it returned.
+        pool: what it was given.
+        budget: how many it had to choose; None for a ranking.
+
+    Raises:
+        UsageError: if it broke the contract.
+    """
+    kind = Ranking if budget is None else Selection
+    columns = [getattr(chosen, field.name, None) for field in fields(kind)]
+    rows = np.asarray(columns[0])
+    if not isinstance(chosen, kind):
+        why = f"it returned no {kind.__name__} but {type(chosen).__name__}"
+    elif not all(isinstance(column, np.ndarray) and column.shape == (rows.size,) for column in columns):
+        why = f"the columns of its {kind.__name__} are no arrays of one length"
+    elif rows.dtype.kind != "i" or not ((rows >= 0) & (rows < pool.uids.size)).all():
+        why = f"its rows are no row numbers of the pool, 0 to {pool.uids.size - 1}"
+    elif repeated := rows.size - np.unique(rows).size:
+        why = f"it chose {repeated} rows more than once"
+    elif pool.text_only == "exclude" and not pool.has_image[rows].all():
+        why = "it chose text-only examples, which the policy excludes"
+    elif budget is not None and rows.size != budget:
+        why = f"it chose {rows.size} rows for a budget of {budget}"
+    else:
+        return
+    raise UsageError(f"method {method!r} broke its contract: {why}.", "Mend the method; see CONTRIBUTING.")
 
 
 class SelectionMethod(Protocol):

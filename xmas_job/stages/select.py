@@ -15,7 +15,7 @@ from xmas_job.config import SelectConfig
 from xmas_job.core.budget import resolve_budget
 from xmas_job.entrypoints import load_entrypoint
 from xmas_job.errors import UsageError
-from xmas_job.selection.contract import BudgetedMethod, CandidatePool, Ranking, SelectionMethod
+from xmas_job.selection.contract import BudgetedMethod, CandidatePool, Ranking, SelectionMethod, require_contract
 from xmas_job.stage_io import Metrics, StageIO
 from xmas_job.stages.candidates import candidate_pool
 from xmas_job.storage.schemas import RANKING
@@ -47,7 +47,9 @@ def _ranking(section: SelectConfig, pool: CandidatePool, num_eligible: int) -> R
     method, rng = build_method(section), np.random.default_rng(section.seed)
     if find_method(section.method).nested:
         nested: SelectionMethod = method
-        return nested.rank(pool, rng)
+        ranking = nested.rank(pool, rng)
+        require_contract(section.method, ranking, pool)
+        return ranking
     assert section.budget is not None, "the plan fills in the budget"
     budget = resolve_budget(section.budget, num_eligible)
     num_there = int(pool.has_image.sum()) if section.text_only == "exclude" else pool.uids.size
@@ -58,6 +60,7 @@ def _ranking(section: SelectConfig, pool: CandidatePool, num_eligible: int) -> R
         )
     budgeted: BudgetedMethod = method
     selection = budgeted.select(pool, budget, rng)
+    require_contract(section.method, selection, pool, budget)
     return Ranking(selection.rows, selection.clusters, np.full(selection.rows.size, np.nan))
 
 

@@ -1,6 +1,7 @@
 """Trained selectors as folders that travel: where a store keeps them, and the card that says what one was trained on.
 
-Owns the card's place and the check of the encoder. The weights are `training.selector`'s; nothing here needs torch.
+Owns the names of its files and the check of the encoder. What is in the weights is `training.selector`'s; nothing here
+needs torch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from xmas_job.errors import BadDataError, UsageError
 
 CARD = "card.json"
+WEIGHTS = "selector.safetensors"
 
 
 def selector_key(digest: str) -> str:
@@ -20,7 +22,7 @@ def selector_key(digest: str) -> str:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """What a selector says of itself.
+    """What a selector says of itself, where its weights lie beside it.
 
     Raises:
         UsageError: if the folder holds none.
@@ -33,6 +35,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder} is no selector: there is no {CARD}.", "Train one first.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise BadDataError(f"{folder / CARD} is broken: {error!r}.", "Fetch or train the selector again.") from error
+    if not (folder / WEIGHTS).is_file():
+        raise UsageError(f"{folder} is no selector: there is no {WEIGHTS}.", "Fetch or train it again.")
     return dict(card)
 
 

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from xmas_job.core.pseudo_labels import PseudoLabels, label_cores, mini_batch_kmeans, nearest_centroids
 from xmas_job.errors import BadDataError, UsageError
-from xmas_job.storage.selectors import CARD, read_card
+from xmas_job.storage.selectors import CARD, WEIGHTS, read_card
 
 # N examples, d dimension of one half, K classes
 
-WEIGHTS = "selector.safetensors"
 CENTROIDS = "centroids"
 SCORED_AT_ONCE = 8192
 
@@ -114,17 +113,26 @@ def load_selector(folder: Path) -> Selector:
         UsageError: if there is none.
         BadDataError: if its files do not fit together.
     """
+    card = read_card(folder)
     try:
-        card = read_card(folder)
         tensors = load_file(folder / WEIGHTS)
-    except FileNotFoundError as error:
-        raise UsageError(f"{folder} is no selector: {error.filename} is not there.", "Train one first.") from None
     except (ValueError, SafetensorError) as error:
-        raise BadDataError(f"{folder} holds a broken selector: {error}.", "Fetch or train it again.") from error
-    centroids = tensors.pop(CENTROIDS).numpy()
+        raise _broken(folder, str(error)) from error
+    centroids = tensors.pop(CENTROIDS, torch.empty(0))
+    if centroids.ndim != 2:
+        raise _broken(folder, f"{WEIGHTS} has no {CENTROIDS} of shape (K, 2d)")
+    if bad := sorted(name for name, value in {**tensors, CENTROIDS: centroids}.items() if not value.isfinite().all()):
+        raise _broken(folder, f"{WEIGHTS} has values that are not finite in {', '.join(bad)}")
     network = GatedSelector(centroids.shape[1] // 2, len(centroids))
-    network.load_state_dict(tensors)
-    return Selector(network, centroids, card)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:  # torch names every tensor that lacks, is too many or has another shape
+        raise _broken(folder, " ".join(str(error).split()).rstrip(".")) from error
+    return Selector(network, centroids.numpy(), card)
+
+
+def _broken(folder: Path, why: str) -> BadDataError:
+    return BadDataError(f"{folder} holds a broken selector: {why}.", "Fetch or train it again.")
 
 
 def train_selector(joint_N2d: NDArray[np.floating], settings: SelectorSettings, *, encoder: str) -> Selector:
