@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 180.0
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["pytest", "tests.toy_line", "xmas_job.storage.s3"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path
     done = first.with_suffix(".done")
     with FileLock(first.with_suffix(".lock")):
         if not done.exists():
+            shutil.rmtree(first, ignore_errors=True)  # of a worker whose attempt failed
             build(first)
             done.touch()
     return World(first).copy(own)

@@ -19,7 +19,7 @@ from xmas_job.demo.pool import write_heldout, write_pool
 from xmas_job.demo.pretraining import Schedule
 
 BRIEF = Schedule(num_seeing_steps=5, num_speaking_steps=5)
-DEADLINE_SECONDS = 180.0
+DEADLINE_SECONDS = 600.0
 
 RECIPE: dict[str, Any] = {
     "datasets": ["demo"],

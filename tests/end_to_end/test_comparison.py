@@ -22,7 +22,7 @@ VARIABLES = {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 def compare(world: World) -> dict[str, Any]:
     process = world.start("compare", "--recipe", str(world.recipe), *COMMAND, variables=VARIABLES)
-    stdout, stderr = process.communicate(timeout=3 * DEADLINE_SECONDS)
+    stdout, stderr = process.communicate(timeout=2 * DEADLINE_SECONDS)
     assert process.returncode == 0, stderr[-3000:]
     result: dict[str, Any] = json.loads(stdout)
     return result
