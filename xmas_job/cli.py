@@ -283,7 +283,7 @@ def _estimate(stage: dict[str, Any]) -> str:
     if found is None or found["gpu_hours"] is None:
         return ""
     memory = "" if found["memory_gb"] is None else f", {found['memory_gb']:.0f} GB"
-    used = stage.get("gpu_hours_when_built")
+    used = stage.get("cost_when_built", {}).get("gpu_hours")
     return f"{found['gpu_hours']:.3g} h {found['gpu']}{memory}" + ("" if used is None else f" (took {used:.3g} h)")
 
 

@@ -54,12 +54,13 @@ def test_a_batch_carries_what_the_model_needs_and_no_cache():
     assert batch["pixel_values"].shape[0] == 1
     assert batch["use_cache"] is False
     assert batch["num_fillers"] == 0
+    assert batch["num_image_tokens"] == 16
 
 
 def test_examples_tokens_answers_and_rows_without_one_are_counted_without_the_filler():
     labels = torch.tensor([[-100, 1, 0], [-100, -100, -100], [-100, -100, -100]])
     inputs = {"labels": labels, "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1]])}
-    assert counts_of(inputs, torch.tensor(1)).tolist() == [2, 8, 2, 1]
+    assert counts_of(inputs, torch.tensor(1), torch.tensor(3)).tolist() == [2, 8, 3, 2, 1]
 
 
 def test_only_a_batch_without_an_image_gets_the_filler_and_it_has_no_labels():

@@ -10,6 +10,7 @@ from xmas_job.data.stored import image_loader, read_examples
 from xmas_job.models.adapter import LVLM
 from xmas_job.models.hardware import apply_hardware
 from xmas_job.stage_io import Metrics, StageIO
+from xmas_job.stages.costs import training_costs
 from xmas_job.stages.settings import to_training_settings
 from xmas_job.storage.schemas import SUBSET
 from xmas_job.storage.tables import read_table
@@ -28,13 +29,14 @@ def train(section: TargetConfig, io: StageIO, execution: Execution) -> Metrics:
     apply_hardware(section.training.hardware)
     uids = read_table(io.artifact("subset"), "subset.parquet", SUBSET, ["uid"])["uid"].combine_chunks()
     examples, digests = read_examples(io.artifacts["ingest"], uids)
-    lvlm = LVLM.load(io.model_folder("model"), device=section.training.hardware.device)
+    folder = io.model_folder("model")
+    lvlm = LVLM.load(folder, device=section.training.hardware.device)
 
     def keep(save: Callable[[Path], None]) -> None:
         with io.output.sealed_folder("adapter") as folder:
             save(folder)
 
-    return train_lora(
+    metrics = train_lora(
         lvlm,
         examples,
         image_loader(io.store, digests),
@@ -43,3 +45,4 @@ def train(section: TargetConfig, io: StageIO, execution: Execution) -> Metrics:
         on_progress=io.progress,
         execution=execution,
     )
+    return training_costs(folder, examples, section.training, metrics, is_lora=True)

@@ -91,14 +91,15 @@ class Collate:
     def __call__(self, encoded: Sequence[Encoded]) -> dict[str, Any]:
         """Keyword arguments with labels; no key-value cache, which training would fill for nothing.
 
-        `num_fillers` () counts rows that are no examples; the loop takes it out.
+        `num_fillers` () counts rows that are no examples, `num_image_tokens` () image tokens; the loop takes both out.
         """
         rows = list(encoded)
         if self.filler is not None and not any(one.image_inputs for one in rows):
             rows.append(self.filler)
         num_fillers = torch.tensor(sum(one.uid == FILLER for one in rows))
         batch = self.lvlm.collate(rows)
-        return {**batch.model_inputs, "labels": batch.labels, "use_cache": False, "num_fillers": num_fillers}
+        counts = {"num_fillers": num_fillers, "num_image_tokens": batch.image_token_mask.sum()}
+        return {**batch.model_inputs, "labels": batch.labels, "use_cache": False, **counts}
 
 
 def to_filler(encoded: Encoded) -> Encoded:
@@ -125,10 +126,11 @@ def answer_loss(outputs: Mapping[str, Tensor], labels: Tensor, num_items_in_batc
     return cross_entropy(logits, targets[supervised], reduction="sum") / num_items_in_batch.clamp(min=1)
 
 
-def counts_of(inputs: Mapping[str, Tensor], num_fillers: Tensor) -> Tensor:
-    """Of one batch: examples, tokens, answer tokens, examples without one; shape (4,), on the batch's device."""
+def counts_of(inputs: Mapping[str, Tensor], num_fillers: Tensor, num_image_tokens: Tensor) -> Tensor:
+    """Of one batch, shape (5,): examples, tokens, image tokens, answer tokens, examples without one; on its device."""
     answers = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum(dim=1)
     num_examples = len(answers) - num_fillers
+    num_unsupervised = (answers == 0).sum() - num_fillers
     return torch.stack(
-        [num_examples, inputs["attention_mask"].sum(), answers.sum(), (answers == 0).sum() - num_fillers]
+        [num_examples, inputs["attention_mask"].sum(), num_image_tokens, answers.sum(), num_unsupervised]
     )

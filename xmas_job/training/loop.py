@@ -90,9 +90,9 @@ class TrainingLoop:
 
         Returns:
             loss_first and loss_last (means over the first and the last tenth of the steps), loss_mean (over the
-            steps), num_steps, num_examples (seen, epochs counted), num_tokens, num_supervised_tokens,
-            num_unsupervised_examples, seconds (of all attempts), examples_per_second, tokens_per_second, mfu and
-            peak_memory_gb (None where unknown).
+            steps), num_steps, num_examples (seen, epochs counted), num_tokens, num_image_tokens, num_supervised_tokens,
+            num_unsupervised_examples, seconds (of all attempts), examples_per_second, tokens_per_second, device,
+            gpu_hours (0 without one), mfu and peak_memory_gb (None where unknown).
 
         Raises:
             BadDataError: no example has an answer token, or a watchdog barked.
@@ -136,6 +136,7 @@ class TrainingLoop:
             "num_steps": len(progress.losses),
             "num_examples": self.feed.num_examples,
             "num_tokens": progress.counts.num_tokens,
+            "num_image_tokens": progress.counts.num_image_tokens,
             "num_supervised_tokens": progress.counts.num_supervised_tokens,
             "num_unsupervised_examples": progress.counts.num_unsupervised,
             "seconds": progress.seconds,
@@ -170,7 +171,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
     keep_state: Callable[[Path], None]
     optimizer: Any
     counts: Tensor | None = None
-    """Counts of this process since they were last taken, (4,) as from `counts_of`."""
+    """Counts of this process since they were last taken, (5,) as from `counts_of`."""
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:  # noqa: ARG002
         optimizer: torch.optim.Optimizer | None = self.optimizer
@@ -181,7 +182,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        counts = counts_of(inputs, inputs.pop("num_fillers"))
+        counts = counts_of(inputs, inputs.pop("num_fillers"), inputs.pop("num_image_tokens"))
         self.counts = counts if self.counts is None else self.counts + counts
         try:
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
@@ -197,7 +198,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
     def take_counts(self) -> Seen:
         """Counts of all processes since they were last taken. Called by all."""
         if self.counts is None:
-            self.counts = torch.zeros(4, dtype=torch.long, device=self.args.device)
+            self.counts = torch.zeros(5, dtype=torch.long, device=self.args.device)
         total = self.accelerator.reduce(self.counts, reduction="sum")
         self.counts = None
         return Seen(*(int(count) for count in total))
