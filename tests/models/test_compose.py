@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPImageProcessorPil,
@@ -70,6 +71,24 @@ def test_the_parts_are_in_the_whole_and_it_reads_pictures(language, tower, reque
     assert int(encoded.image_token_mask.sum()) == 16
     outputs = lvlm.model(**lvlm.collate([encoded, lvlm.encode(text_example(), [])]).model_inputs)
     assert bool(torch.isfinite(outputs.logits).all())
+
+
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
+@pytest.mark.parametrize("pads", [True, False])
+def test_a_wide_picture_is_padded_with_the_mean_colour_only_where_asked(language, tower, pads, request, tmp_path):
+    folder = request.getfixturevalue(tower)
+    compose(Parts(str(language), str(folder), pads_to_square=pads), tmp_path / "model")
+    processor = LVLM.load(tmp_path / "model").processor.image_processor
+    wide = Image.new("RGB", (64, 32), "white")  # twice as wide as high: a quarter above and below is filled
+    pixels = processor(images=[wide], return_tensors="pt")["pixel_values"][0]
+    white = torch.tensor(
+        [(1 - mean) / std for mean, std in zip(processor.image_mean, processor.image_std, strict=True)]
+    )
+    assert pixels.shape == (3, 32, 32)
+    assert torch.allclose(pixels[:, 16, 16], white, atol=1e-4)
+    expected = torch.zeros(3) if pads else white
+    for row in (2, 29):
+        assert torch.allclose(pixels[:, row, 16], expected, atol=0.02)  # mean colours are whole numbers of 255
 
 
 def test_the_conversation_is_vicunas_and_ends_its_answers(language, clip, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from xmas_job.storage.local import LocalStore
 from xmas_job.storage.output import Output
 from xmas_job.storage.sealed import MANIFEST
 from xmas_job.training.launch import stop_requests
+from xmas_job.training.loop import PROGRESS
 from xmas_job.training.resume import Layout, ResumeStates
 from xmas_job.training.settings import Execution, LoraSettings
 from xmas_job.training.sft import train_lora
@@ -107,6 +109,27 @@ def test_a_full_training_goes_on_to_the_same_checkpoints(attempts, tmp_path):
     second = train_toy_proxy(tmp_path / "again", attempts.execution())
     assert [index for index, _, _ in second.checkpoints] == [3]  # 0, 1 and 2 were saved before the state
     assert files_of(tmp_path / "again") == files_of(undisturbed.directory)
+
+
+def test_seconds_are_those_of_all_attempts(attempts, tmp_path):
+    with pytest.raises(Crash):
+        train(attempts.execution(save_steps=6), tmp_path / "a", crash_at(56))
+    execution = attempts.execution()
+    noted = execution.start.folder / PROGRESS
+    noted.write_text(json.dumps({**json.loads(noted.read_bytes()), "seconds": 1000.0}))
+    metrics = train(execution, tmp_path / "b")
+    assert 1000 < metrics["seconds"] < 2000
+    assert metrics["examples_per_second"] == pytest.approx(64 / metrics["seconds"])
+
+
+def test_the_last_step_leaves_no_state_of_its_own(attempts, tmp_path):
+    train(attempts.execution(save_steps=4), tmp_path / "a")
+    assert attempts.states() == ["1/resume/000000004"]
+
+
+def test_a_stop_at_the_last_step_comes_too_late(attempts, tmp_path):
+    train(attempts.execution(should_stop=iter([*[False] * 7, True]).__next__), tmp_path / "a")
+    assert (tmp_path / "a" / "adapter_model.safetensors").is_file()
 
 
 def test_sigterm_keeps_a_state_and_asks_to_try_again(attempts, tmp_path):

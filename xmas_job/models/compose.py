@@ -22,6 +22,7 @@ from transformers import (
     AutoTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaImageProcessorPil,
     LlavaProcessor,
 )
 from transformers.utils import logging as transformers_logging
@@ -53,6 +54,10 @@ _FIRST, _SECOND = ("linear_1", "0"), ("linear_2", "2")
 
 
 _CLASS_TOKENS = ("class_embedding", "cls_token")
+_IMAGE_SETTINGS = (
+    *("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor"),
+    *("do_normalize", "image_mean", "image_std", "do_convert_rgb"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,9 @@ class Parts:
     """Safetensors of stage 1; None draws them anew, as the XMAS release starts."""
     feature_layer: int = -2
     """Whose output the projector reads; LLaVA and TinyLLaVA take the last but one."""
+    pads_to_square: bool = False
+    """Whether a picture is padded with its mean colour, as by LLaVA-1.5 (image_aspect_ratio pad), or goes through the
+    tower's own processor, which may cut its ends off, as by TinyLLaVA (square)."""
 
 
 def compose(parts: Parts, directory: Path, *, seed: int = 0) -> dict[str, Json]:
@@ -93,7 +101,7 @@ def compose(parts: Parts, directory: Path, *, seed: int = 0) -> dict[str, Json]:
     config = _config(parts, tokenizer, language, vision, has_class_token=has_class_token)
     model = _joined(config, language, vision, _projector(config, parts.projector, seed))
     processor = LlavaProcessor(
-        image_processor=AutoImageProcessor.from_pretrained(parts.vision_tower, backend="pil"),
+        image_processor=_image_processor(parts),
         tokenizer=tokenizer,
         patch_size=vision.config.patch_size,
         num_additional_image_tokens=int(has_class_token),
@@ -155,6 +163,14 @@ def _vision_tower(name: str) -> Any:
     if kind is None or not hasattr(config, "patch_size"):
         raise UsageError(f"{name} is no vision tower.", "Take CLIP, SigLIP, or another tower of patches.")
     return _loaded("vision tower", kind, name)
+
+
+def _image_processor(parts: Parts) -> Any:
+    own = AutoImageProcessor.from_pretrained(parts.vision_tower, backend="pil")
+    if not parts.pads_to_square:
+        return own
+    settings = {name: getattr(own, name) for name in _IMAGE_SETTINGS if getattr(own, name, None) is not None}
+    return LlavaImageProcessorPil(**{"do_center_crop": False, **settings}, do_pad=True)
 
 
 def _config(parts: Parts, tokenizer: Any, language: Any, vision: Any, *, has_class_token: bool) -> LlavaConfig:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+
 from xmas_job.config import TargetConfig
 from xmas_job.data.stored import image_loader, read_examples
 from xmas_job.models.adapter import LVLM
@@ -27,7 +29,8 @@ def run(section: TargetConfig, io: StageIO) -> Metrics:
 def train(section: TargetConfig, io: StageIO, execution: Execution) -> Metrics:
     """The part of one process."""
     apply_hardware(section.training.hardware)
-    uids = read_table(io.artifact("subset"), "subset.parquet", SUBSET, ["uid"])["uid"].combine_chunks()
+    subset = read_table(io.artifact("subset"), "subset.parquet", SUBSET, ["uid", "weight"])
+    uids = subset["uid"].combine_chunks()
     examples, digests = read_examples(io.artifacts["ingest"], uids)
     folder = io.model_folder("model")
     lvlm = LVLM.load(folder, device=section.training.hardware.device)
@@ -43,6 +46,11 @@ def train(section: TargetConfig, io: StageIO, execution: Execution) -> Metrics:
         to_training_settings(section.training, section.lora),
         on_adapter=keep,
         on_progress=io.progress,
+        weights=_weights(subset) if section.training.example_weights else None,
         execution=execution,
     )
     return training_costs(folder, examples, section.training, metrics, is_lora=True)
+
+
+def _weights(subset: pa.Table) -> dict[str, float]:
+    return dict(zip(subset["uid"].to_pylist(), subset["weight"].to_pylist(), strict=True))
