@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from transformers import (
 
 from tests.tiny_models import build_tokenizer, text_sizes
 from tests.training.toy import image_example, load_image, text_example
-from xmas_job.errors import BadDataError, UsageError
+from xmas_job.errors import BadDataError, UsageError, XmasError
 from xmas_job.models.adapter import LVLM
 from xmas_job.models.compose import Parts, compose
 
@@ -138,3 +139,51 @@ def test_bad_parts_are_refused_and_leave_nothing(language, clip, tmp_path):
         "other.safetensors",
         "projector.bin",
     ]
+
+
+def copy_of(folder: Path, to: Path, *without: str) -> Path:
+    shutil.copytree(folder, to)
+    for name in without:
+        (to / name).unlink()
+    return to
+
+
+def cut(folder: Path) -> Path:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    return folder
+
+
+def less_one_weight(folder: Path, part_of_name: str) -> Path:
+    weights = load_file(folder / "model.safetensors")
+    del weights[next(name for name in weights if part_of_name in name)]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_parts_that_are_not_whole_are_refused_by_name(language, clip, tmp_path):
+    cut_language, cut_clip = cut(copy_of(language, tmp_path / "l1")), cut(copy_of(clip, tmp_path / "c1"))
+    thin_language = less_one_weight(copy_of(language, tmp_path / "l2"), "q_proj")
+    thin_clip = less_one_weight(copy_of(clip, tmp_path / "c2"), "q_proj")
+    no_tokenizer = copy_of(language, tmp_path / "l3", "tokenizer.json", "tokenizer_config.json")
+    no_processor = copy_of(clip, tmp_path / "c3", "preprocessor_config.json")
+    other_size = copy_of(clip, tmp_path / "c4")
+    CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 40}).save_pretrained(other_size)
+    cases: list[tuple[Path, Path, type[XmasError], str]] = [
+        (cut_language, clip, BadDataError, r"weights of the language model .*l1 cannot be read.* Fetch it again"),
+        (language, cut_clip, BadDataError, r"weights of the vision tower .*c1 cannot be read.* Fetch it again"),
+        (thin_language, clip, BadDataError, r"language model .*l2 has no weight .*q_proj"),
+        (language, thin_clip, BadDataError, r"vision tower .*c2 has no weight .*q_proj"),
+        (no_tokenizer, clip, UsageError, r"l3 is no tokenizer that can be read.* Save tokenizer.json"),
+        (language, no_processor, UsageError, r"c3 is no image processor that can be read.* Save preprocessor_config"),
+        (
+            language,
+            other_size,
+            UsageError,
+            r"pictures of 48 x 40, and the tower takes 32 x 32.* Mend size and crop_size",
+        ),
+    ]
+    for language_model, vision_tower, kind, says in cases:
+        with pytest.raises(kind, match=says):
+            compose(Parts(str(language_model), str(vision_tower)), tmp_path / "model")
+    assert not list(tmp_path.glob("*model*"))

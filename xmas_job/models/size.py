@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xmas_job.core.cost import ModelSize
+from xmas_job.errors import BadDataError
 
 VISION, PROJECTOR = ("vision_tower", "visual", "vision_model", "vision_encoder"), ("projector", "merger", "connector")
 PATCH_SIDE, USUAL_SIDE = 28, 672
@@ -20,7 +21,11 @@ PATCH_SIDE, USUAL_SIDE = 28, 672
 
 
 def read_size(folder: Path) -> ModelSize | None:
-    """From config.json and the headers of the safetensors files; None where there are none."""
+    """From config.json and the headers of the safetensors files; None where there are none.
+
+    Raises:
+        BadDataError: a file of weights is cut off before its header ends.
+    """
     if not (folder / "config.json").is_file():
         return None
     config = json.loads((folder / "config.json").read_bytes())
@@ -28,6 +33,8 @@ def read_size(folder: Path) -> ModelSize | None:
     for name, shape in _weights(folder):
         part = "projector" if any(p in name for p in PROJECTOR) else "vision" if any(v in name for v in VISION) else ""
         counts[part or "language"] += math.prod(shape)
+    if not counts["language"]:
+        return None  # other formats; an estimate of 0 would promise something
     return ModelSize(
         **counts,
         width=text.get("hidden_size", 0),
@@ -39,7 +46,10 @@ def read_size(folder: Path) -> ModelSize | None:
 
 def _weights(folder: Path) -> Iterator[tuple[str, list[int]]]:
     for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header: dict[str, Any] = json.loads(stream.read(length))
+        try:
+            with file.open("rb") as stream:
+                (length,) = struct.unpack("<Q", stream.read(8))
+                header: dict[str, Any] = json.loads(stream.read(length))
+        except (struct.error, ValueError) as error:
+            raise BadDataError(f"{file} is cut off or no safetensors file.", "Copy the model again.") from error
         yield from ((name, entry["shape"]) for name, entry in header.items() if name != "__metadata__")
