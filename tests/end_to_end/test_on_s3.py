@@ -143,8 +143,10 @@ def test_stopped_training_goes_on_from_the_bucket_on_another_machine(
         return bucket.world.start(*command, variables={**bucket.server.variables, **own, **variables}, stderr=log)
 
     first = call("first", XMAS_RESUME_STEPS="1")
-    wait_until(lambda: states(bucket) or first.poll() is not None, "a state in the bucket", DEADLINE_SECONDS)
-    first.send_signal(how)
+    try:
+        wait_until(lambda: states(bucket) or first.poll() is not None, "a state in the bucket", DEADLINE_SECONDS)
+    finally:
+        first.send_signal(how)
     assert first.wait(DEADLINE_SECONDS) == code, (tmp_path / "first.jsonl").read_text()[-3000:]
     shutil.rmtree(tmp_path / "first")
     (*_, kept) = states(bucket)

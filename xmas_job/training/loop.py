@@ -213,8 +213,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         control.should_save = execution.states is not None and (save or stop) and not is_last
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Once is enough: the Trainer asks again at the end of the epoch."""
-        control.should_save = False
+        """The next one is due `save_seconds` from here."""
         self._last_saved = time.monotonic()
 
     def note(self) -> None:
