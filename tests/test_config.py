@@ -72,6 +72,7 @@ def test_unknown_key_like_no_other_is_refused_with_the_known_ones() -> None:
         ("proxy", {}, "proxy.model: Field required"),
         ("proxy", {**MODEL, "training": {"learning_rate": float("nan")}}, "learning_rate: Input should be"),
         ("proxy", {**MODEL, "training": {"learning_rate": float("inf")}}, "learning_rate: Input should be"),
+        ("proxy", {**MODEL, "training": {"example_weights": True}}, "proxy.training: example_weights are those of a"),
         ("select", {"params": {"x": float("nan")}}, "select.params.x"),
         ("image_roots", {"demo": "/data/coco"}, "image_roots: '/data/coco' is no key under landing/"),
         ("image_roots", {"demo": "../coco"}, "image_roots: '../coco' is no key under landing/"),

@@ -228,11 +228,14 @@ def compose(
         Path | None, typer.Option("--projector", help="Its stage-1 weights, safetensors. Default: random.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of a random projector.")] = 0,
+    pads_to_square: Annotated[
+        bool, typer.Option("--pad-to-square", help="Pad pictures, as LLaVA-1.5. Default: as the tower cuts them.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Join a language model and a vision tower into one LVLM folder, where a training starts as the papers do."""
     work = load_entrypoint("xmas_job.commands.compose:compose_model")
-    result = work(language_model, vision_tower, directory, projector, seed)
+    result = work(language_model, vision_tower, directory, projector, seed, pads_to_square=pads_to_square)
     if as_json:
         print_json(result)
     else:
@@ -283,7 +286,7 @@ def _estimate(stage: dict[str, Any]) -> str:
     if found is None or found["gpu_hours"] is None:
         return ""
     memory = "" if found["memory_gb"] is None else f", {found['memory_gb']:.0f} GB"
-    used = stage.get("gpu_hours_when_built")
+    used = stage.get("cost_when_built", {}).get("gpu_hours")
     return f"{found['gpu_hours']:.3g} h {found['gpu']}{memory}" + ("" if used is None else f" (took {used:.3g} h)")
 
 

@@ -84,7 +84,7 @@ def compare_report(
         result = load_entrypoint("xmas_job.commands.comparison_report:report_comparison")(
             read_environment(), comparison_id
         )
-        print_json(result) if as_json else _print_comparison(result)
+    print_json(result) if as_json else _print_comparison(result)
 
 
 def _request(recipe: str, methods: str, budgets: str, seeds: int | None, settings: list[str] | None) -> Any:

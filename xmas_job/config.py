@@ -73,6 +73,10 @@ class TrainingConfig(Section):
     max_unsupervised_fraction: float = Field(
         0.1, ge=0, le=1, description="More examples whose answers are cut off stop the training."
     )
+    example_weights: bool = Field(
+        default=False,
+        description="Weigh losses by the subset's weights (XMAS, Corollary A.1); the paper and its release do not.",
+    )
     seed: int = Field(0, description="Order of the examples, dropout and initialisation.")
     hardware: Hardware = Hardware()
 
@@ -85,6 +89,13 @@ class ProxyConfig(Section):
     model: str = Field(description="Folder of a transformers LVLM: a path, or a key under the store root.")
     num_checkpoints: int = Field(7, ge=1, description="T, evenly spaced over the examples seen, last at the end.")
     training: TrainingConfig = TrainingConfig()
+
+    @field_validator("training")
+    @classmethod
+    def _unweighted(cls, training: TrainingConfig) -> TrainingConfig:
+        if training.example_weights:
+            raise ValueError("example_weights are those of a subset; the proxy is trained before there is one")
+        return training
 
 
 class SelectConfig(Section):

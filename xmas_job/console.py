@@ -7,8 +7,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Annotated, Any
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -40,6 +41,9 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value, any setting of the recipe; repeatable.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+
+_own_stdout: ContextVar[TextIO | None] = ContextVar("own_stdout", default=None)
+"""Where results go while what libraries print goes to stderr; None for the usual stdout."""
 
 
 def read_config(
@@ -76,7 +80,7 @@ def read_environment() -> Environment:
 
 def print_json(value: dict[str, Any]) -> None:
     """One JSON object on stdout."""
-    typer.echo(json.dumps(value))
+    typer.echo(json.dumps(value), file=_own_stdout.get())
 
 
 WIDE = 200
@@ -105,16 +109,23 @@ def shown_stages(environment: Environment) -> Iterator[Callable[[str, Mapping[st
 
 @contextmanager
 def for_a_launcher() -> Iterator[None]:
-    """End with the launcher; an expected error is the last line on stdout, as JSON."""
+    """End with the launcher; an expected error is the one line on stdout, as JSON. What libraries print goes to stderr.
+
+    DeepSpeed logs to the stdout that it finds when it is imported.
+    """
     has_parent = load_entrypoint("xmas_job.commands.process:exit_with_parent")()
+    before = _own_stdout.set(sys.stdout)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except (XmasError, OSError) as error:
         expected = expected_error(error)
         print_json({"error": expected.message, "remedy": expected.remedy, "exit_code": expected.exit_code})
         if has_parent:  # which says it once, to the person
             raise typer.Exit(expected.exit_code) from error
         raise
+    finally:
+        _own_stdout.reset(before)
 
 
 def expected_error(error: XmasError | OSError) -> XmasError:

@@ -63,7 +63,7 @@ class Environment(BaseSettings):
         None, ge=1, description="Processes of a training on this machine. Default: one a GPU, or one."
     )
     zero_stage: Literal[0, 1, 2, 3] | None = Field(
-        None, description="DeepSpeed's ZeRO stage; 0: plain. Default: 2 for several processes; 3 for 13B and more."
+        None, description="DeepSpeed's ZeRO stage; 0: plain. Default: 2 for several processes; 13B and more need 3."
     )
     num_nodes: int = Field(1, ge=1, description="Machines of one training; start the stage on each of them.")
     node_rank: int = Field(0, ge=0, description="Which of them this is; 0 writes the results.")

@@ -9,10 +9,10 @@ import pytest
 
 from tests.small_world import World
 from tests.toy_line import toy_runner
-from xmas_job.commands.estimate import read_size
 from xmas_job.commands.plan import _state, plan_run
 from xmas_job.commands.resolve import start_run
 from xmas_job.commands.stage import run_stage
+from xmas_job.models.size import read_size
 
 
 def states(world: World, **changes: Any) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 from tests.end_to_end.line import World
 
@@ -52,6 +53,26 @@ def test_export_is_read_as_llava_trainers_read_it(finished: World) -> None:
         assert all((finished.store / "landing" / image).is_file() for image in images)
         assert sum(turn["value"].count("<image>") for turn in record["conversations"]) == len(images)
         assert [turn["from"] for turn in record["conversations"]][:2] == ["human", "gpt"]
+
+
+def test_cost_stands_beside_its_estimate_in_plan_provenance_and_report(finished: World) -> None:
+    shown = json.loads(finished.call("show", "--json").stdout)
+    provenance = json.loads((Path(shown["manifest"].removeprefix("file://")).parent / "provenance.json").read_bytes())
+    report = json.loads((finished.store / "runs/tested/report/report.json").read_bytes())
+    planned = json.loads(finished.call("plan", "--recipe", str(finished.recipe), "--json").stdout)
+    in_report = {stage["stage"]: stage["cost"] for stage in report["stages"]}
+    in_plan = {stage["stage"]: stage for stage in planned["stages"]}
+    (record,) = (finished.store / "artifacts/train_proxy").glob("*/record.json")
+    told = json.loads(record.read_bytes())
+    cost = {name: told["metrics"][name] for name in ("estimated_gpu_hours", "gpu_hours", "estimated_pflops", "pflops")}
+    assert 0.3 < cost["pflops"] / cost["estimated_pflops"] < 3  # bytes as tokens here, words times 4/3 there
+    assert in_report["train_proxy"] == in_plan["train_proxy"]["cost_when_built"] == cost
+    assert in_plan["train_proxy"]["estimate"]["pflops"] == pytest.approx(cost["estimated_pflops"], rel=1e-3)
+    assert provenance["cost"]["train_proxy"] == {"seconds": told["provenance"]["seconds"], **cost}
+    extracted = in_plan["extract:demo@v1"]
+    assert extracted["estimate"]["pflops"] == pytest.approx(extracted["cost_when_built"]["estimated_pflops"], rel=1e-3)
+    assert "train_target:subset/0" not in provenance["cost"]  # trained later
+    assert in_report["train_target:subset/0"]["estimated_pflops"] > 0
 
 
 def test_second_run_builds_nothing(finished: World, tmp_path: Path) -> None:

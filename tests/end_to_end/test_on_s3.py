@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +15,9 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.line import DEADLINE_SECONDS, World
+from tests.processes import wait_until
 from tests.s3_servers import S3Server
+from xmas_job.commands.process import event_of
 from xmas_job.storage.roots import open_store
 from xmas_job.storage.store import Store
 
@@ -110,3 +114,47 @@ def test_selection_is_proved_by_its_uri(bucket: Bucket, result: dict[str, Any]) 
 def test_only_the_cache_is_left_in_scratch(bucket: Bucket, result: dict[str, Any]) -> None:
     assert [path.name for path in (bucket.world.folder / "scratch").iterdir() if path.name != "cache"] == []
     assert list((bucket.world.folder / "scratch/cache/unfinished").iterdir()) == []
+
+
+def training_of(bucket: Bucket) -> list[str]:
+    """Keys of the proxy's training, but its leases."""
+    return [e.key for e in bucket.store.list("artifacts/train_proxy") if "/lease/" not in e.key]
+
+
+def states(bucket: Bucket) -> list[str]:
+    """Names of the states to go on from that are whole."""
+    return [key for key in training_of(bucket) if "/resume/" in key and key.endswith("/MANIFEST.json")]
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)])
+def test_stopped_training_goes_on_from_the_bucket_on_another_machine(
+    bucket: Bucket, result: dict[str, Any], tmp_path: Path, how: signal.Signals, code: int
+) -> None:
+    """Nothing of the first machine's disk is there: the scratch folder of the second is another."""
+    (before,) = [key for key in training_of(bucket) if key.endswith("/record.json")]
+    digest = json.loads(bucket.store.read(before))["digest"]
+    for entry in list(bucket.store.list("artifacts/train_proxy")):
+        bucket.store.delete(entry.key)
+
+    def call(name: str, **variables: str) -> subprocess.Popen[str]:
+        own = {"XMAS_STORE_ROOT": bucket.root, "XMAS_SCRATCH": str(tmp_path / name), "XMAS_LEASE_TTL_SECONDS": "3"}
+        log = (tmp_path / f"{name}.jsonl").open("w")
+        command = ("stage", "train_proxy", "--run", result["run"])
+        return bucket.world.start(*command, variables={**bucket.server.variables, **own, **variables}, stderr=log)
+
+    first = call("first", XMAS_RESUME_STEPS="1")
+    try:
+        wait_until(lambda: states(bucket) or first.poll() is not None, "a state in the bucket", DEADLINE_SECONDS)
+    finally:
+        first.send_signal(how)
+    assert first.wait(DEADLINE_SECONDS) == code, (tmp_path / "first.jsonl").read_text()[-3000:]
+    shutil.rmtree(tmp_path / "first")
+    (*_, kept) = states(bucket)
+    second = call("second")
+    stdout, _ = second.communicate(timeout=DEADLINE_SECONDS)
+    told = [event_of(line) for line in (tmp_path / "second.jsonl").read_text().splitlines()]
+    assert second.returncode == 0, told[-5:]
+    assert [event["step"] for event in told if event["event"] == "training goes on"] == [int(kept.split("/")[-2])]
+    # The one line there, whatever libraries print.
+    assert (json.loads(stdout)["status"], json.loads(stdout)["digest"]) == ("built", digest)
+    assert not [key for key in training_of(bucket) if "/resume/" in key]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPImageProcessorPil,
@@ -18,7 +20,7 @@ from transformers import (
 
 from tests.tiny_models import build_tokenizer, text_sizes
 from tests.training.toy import image_example, load_image, text_example
-from xmas_job.errors import BadDataError, UsageError
+from xmas_job.errors import BadDataError, UsageError, XmasError
 from xmas_job.models.adapter import LVLM
 from xmas_job.models.compose import Parts, compose
 
@@ -72,6 +74,24 @@ def test_the_parts_are_in_the_whole_and_it_reads_pictures(language, tower, reque
     assert bool(torch.isfinite(outputs.logits).all())
 
 
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
+@pytest.mark.parametrize("pads", [True, False])
+def test_a_wide_picture_is_padded_with_the_mean_colour_only_where_asked(language, tower, pads, request, tmp_path):
+    folder = request.getfixturevalue(tower)
+    compose(Parts(str(language), str(folder), pads_to_square=pads), tmp_path / "model")
+    processor = LVLM.load(tmp_path / "model").processor.image_processor
+    wide = Image.new("RGB", (64, 32), "white")  # twice as wide as high: a quarter above and below is filled
+    pixels = processor(images=[wide], return_tensors="pt")["pixel_values"][0]
+    white = torch.tensor(
+        [(1 - mean) / std for mean, std in zip(processor.image_mean, processor.image_std, strict=True)]
+    )
+    assert pixels.shape == (3, 32, 32)
+    assert torch.allclose(pixels[:, 16, 16], white, atol=1e-4)
+    expected = torch.zeros(3) if pads else white
+    for row in (2, 29):
+        assert torch.allclose(pixels[:, row, 16], expected, atol=0.02)  # mean colours are whole numbers of 255
+
+
 def test_the_conversation_is_vicunas_and_ends_its_answers(language, clip, tmp_path):
     compose(Parts(str(language), str(clip)), tmp_path / "model")
     lvlm = LVLM.load(tmp_path / "model")
@@ -119,3 +139,51 @@ def test_bad_parts_are_refused_and_leave_nothing(language, clip, tmp_path):
         "other.safetensors",
         "projector.bin",
     ]
+
+
+def copy_of(folder: Path, to: Path, *without: str) -> Path:
+    shutil.copytree(folder, to)
+    for name in without:
+        (to / name).unlink()
+    return to
+
+
+def cut(folder: Path) -> Path:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    return folder
+
+
+def less_one_weight(folder: Path, part_of_name: str) -> Path:
+    weights = load_file(folder / "model.safetensors")
+    del weights[next(name for name in weights if part_of_name in name)]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_parts_that_are_not_whole_are_refused_by_name(language, clip, tmp_path):
+    cut_language, cut_clip = cut(copy_of(language, tmp_path / "l1")), cut(copy_of(clip, tmp_path / "c1"))
+    thin_language = less_one_weight(copy_of(language, tmp_path / "l2"), "q_proj")
+    thin_clip = less_one_weight(copy_of(clip, tmp_path / "c2"), "q_proj")
+    no_tokenizer = copy_of(language, tmp_path / "l3", "tokenizer.json", "tokenizer_config.json")
+    no_processor = copy_of(clip, tmp_path / "c3", "preprocessor_config.json")
+    other_size = copy_of(clip, tmp_path / "c4")
+    CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 40}).save_pretrained(other_size)
+    cases: list[tuple[Path, Path, type[XmasError], str]] = [
+        (cut_language, clip, BadDataError, r"weights of the language model .*l1 cannot be read.* Fetch it again"),
+        (language, cut_clip, BadDataError, r"weights of the vision tower .*c1 cannot be read.* Fetch it again"),
+        (thin_language, clip, BadDataError, r"language model .*l2 has no weight .*q_proj"),
+        (language, thin_clip, BadDataError, r"vision tower .*c2 has no weight .*q_proj"),
+        (no_tokenizer, clip, UsageError, r"l3 is no tokenizer that can be read.* Save tokenizer.json"),
+        (language, no_processor, UsageError, r"c3 is no image processor that can be read.* Save preprocessor_config"),
+        (
+            language,
+            other_size,
+            UsageError,
+            r"pictures of 48 x 40, and the tower takes 32 x 32.* Mend size and crop_size",
+        ),
+    ]
+    for language_model, vision_tower, kind, says in cases:
+        with pytest.raises(kind, match=says):
+            compose(Parts(str(language_model), str(vision_tower)), tmp_path / "model")
+    assert not list(tmp_path.glob("*model*"))

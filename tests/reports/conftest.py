@@ -88,6 +88,6 @@ def trajectories() -> Trajectories:
 def stages() -> tuple[StageFacts, ...]:
     return (
         StageFacts("ingest", "hit", 0.02, "a" * 64),
-        StageFacts("extract", "built", 61.0, "b" * 64),
+        StageFacts("extract", "built", 61.0, "b" * 64, {"gpu_hours": 0.25, "estimated_gpu_hours": 0.5}),
         StageFacts("cluster", "built", 2.0, "c" * 64),
     )

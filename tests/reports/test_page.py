@@ -212,7 +212,7 @@ def test_page_shows_hostile_strings_as_text(run, pool, stages):
 def test_page_shows_stages_commands_and_where_the_numbers_are(html):
     page = Page(html)
 
-    assert "extract built 1 min 01 s bbbbbbbbbbbb…" in page.text
+    assert "extract built 1 min 01 s 0.2500 0.5000 – – bbbbbbbbbbbb…" in page.text
     assert "1 min 03 s 2 of 3 stages built" in page.text
     assert "xmas-job run --recipe demo --budget 40%" in page.text
     assert "file:///store/manifest.json" in page.text

@@ -8,7 +8,14 @@ import torch
 from tests.tiny_models import tiny_llava
 from tests.training.toy import image_example, load_image, mixed_pool, text_example
 from xmas_job.errors import BadDataError
-from xmas_job.training.batches import Collate, ExamplesInOrder, answer_loss, counts_of, image_filler
+from xmas_job.training.batches import (
+    Collate,
+    ExamplesInOrder,
+    answer_loss,
+    counts_of,
+    image_filler,
+    num_answers,
+)
 
 
 def test_loss_is_the_summed_log_likelihood_of_the_next_answer_token_over_the_tokens_of_the_step():
@@ -54,12 +61,13 @@ def test_a_batch_carries_what_the_model_needs_and_no_cache():
     assert batch["pixel_values"].shape[0] == 1
     assert batch["use_cache"] is False
     assert batch["num_fillers"] == 0
+    assert batch["num_image_tokens"] == 16
 
 
 def test_examples_tokens_answers_and_rows_without_one_are_counted_without_the_filler():
     labels = torch.tensor([[-100, 1, 0], [-100, -100, -100], [-100, -100, -100]])
     inputs = {"labels": labels, "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1]])}
-    assert counts_of(inputs, torch.tensor(1)).tolist() == [2, 8, 2, 1]
+    assert counts_of(inputs, torch.tensor(1), torch.tensor(3)).tolist() == [2, 8, 3, 2, 1]
 
 
 def test_only_a_batch_without_an_image_gets_the_filler_and_it_has_no_labels():
@@ -77,3 +85,28 @@ def test_the_feed_is_filled_up_at_the_end_with_rows_that_teach_nothing():
     feed.padded_to = 4
     assert (len(feed), feed.num_examples) == (8, 5)
     assert [bool((feed[position].labels != -100).any()) for position in range(8)] == [True] * 5 + [False] * 3
+
+
+def test_weighted_loss_counts_an_example_as_often_as_it_weighs():
+    probabilities = torch.tensor([[[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]], [[0.3, 0.7], [0.6, 0.4], [0.5, 0.5]]])
+    labels, weights = torch.tensor([[-100, 1, 0], [-100, -100, 1]]), torch.tensor([0.5, 3.0])
+    count = num_answers(labels, weights)
+    assert count.item() == 0.5 * 2 + 3 * 1
+    value = answer_loss({"logits": probabilities.log()}, labels, count, weights)
+    assert value.item() == pytest.approx(-(0.5 * (math.log(0.5) + math.log(0.9)) + 3 * math.log(0.4)) / 4)
+
+
+def test_small_weights_are_not_lost_in_the_divisor():
+    logits = torch.tensor([[[0.25, 0.75], [0.5, 0.5]]]).log()
+    labels, weights = torch.tensor([[-100, 1]]), torch.tensor([0.1])
+    value = answer_loss({"logits": logits}, labels, num_answers(labels, weights), weights)
+    assert value.item() == pytest.approx(-math.log(0.75))  # 0.1 x loss / 0.1 tokens
+
+
+def test_weights_are_those_of_the_rows_and_a_filler_needs_none():
+    lvlm = tiny_llava()
+    first, second = text_example(1), text_example(2)
+    collate = Collate(lvlm, image_filler(lvlm), {first.uid: 0.5, second.uid: 2.0})
+    batch = collate([lvlm.encode(second, []), lvlm.encode(first, [])])
+    assert batch["example_weights"].tolist() == [2.0, 0.5, 1.0]
+    assert "example_weights" not in Collate(lvlm)([lvlm.encode(first, [])])

@@ -121,6 +121,25 @@ def test_sigterm_stops_all_processes_with_a_state(stage):
     assert stage.progress[0] > 16
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_plain_training_goes_on_with_another_number_of_processes(stage, before, after):
+    def terminate(done: int) -> None:
+        if done == 16:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    section = ToySection(tuned="full", at=1000)
+    with pytest.raises(TryAgainError, match="asked to stop"):
+        stage.launch("train", section, on_progress=terminate, processes=before, zero_stage=0)
+    stage.progress.clear()
+    metrics, _ = stage.launch("train", section, processes=after, zero_stage=0)
+    assert 16 < stage.progress[0] <= 32
+    assert (stage.progress[-1], metrics["num_steps"]) == (36, 5)
+    found = dict(LVLM.load(stage.folder / "store/artifacts/toy/00/attempts/2/trained").model.named_parameters())
+    for name, weight in trained_alone().model.named_parameters():
+        if not name.endswith("k_proj.bias"):
+            torch.testing.assert_close(found[name], weight, atol=1e-3, rtol=0)
+
+
 def test_what_a_process_found_is_the_error(stage):
     with pytest.raises(BadDataError, match="This process found something") as caught:
         stage.launch("train", ToySection(disturbance="fail"), processes=2, zero_stage=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -10,14 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from tests.tiny_models import tiny_llava
 from tests.training.toy import files_of, load_image, mixed_pool, settings, train_toy_proxy, train_toy_target
-from xmas_job.errors import TryAgainError, UsageError
+from xmas_job.errors import BadDataError, TryAgainError, UsageError
 from xmas_job.storage.local import LocalStore
 from xmas_job.storage.output import Output
 from xmas_job.storage.sealed import MANIFEST
 from xmas_job.training.launch import stop_requests
+from xmas_job.training.loop import PROGRESS
 from xmas_job.training.resume import Layout, ResumeStates
 from xmas_job.training.settings import Execution, LoraSettings
 from xmas_job.training.sft import train_lora
@@ -109,6 +112,54 @@ def test_a_full_training_goes_on_to_the_same_checkpoints(attempts, tmp_path):
     assert files_of(tmp_path / "again") == files_of(undisturbed.directory)
 
 
+def test_seconds_are_those_of_all_attempts(attempts, tmp_path):
+    with pytest.raises(Crash):
+        train(attempts.execution(save_steps=6), tmp_path / "a", crash_at(56))
+    execution = attempts.execution()
+    noted = execution.start.folder / PROGRESS
+    noted.write_text(json.dumps({**json.loads(noted.read_bytes()), "seconds": 1000.0}))
+    metrics = train(execution, tmp_path / "b")
+    assert 1000 < metrics["seconds"] < 2000
+    assert metrics["examples_per_second"] == pytest.approx(64 / metrics["seconds"])
+
+
+def test_a_state_is_kept_once_the_time_has_come(attempts, tmp_path):
+    with pytest.raises(Crash):
+        train(attempts.execution(save_seconds=0.0), tmp_path / "a", crash_at(24))
+    assert attempts.states() == ["1/resume/000000001", "1/resume/000000002"]
+
+
+def test_a_stop_keeps_one_state_and_not_another_at_the_end_of_the_epoch(attempts, tmp_path):
+    with capture_logs() as told, pytest.raises(TryAgainError):
+        train(attempts.execution(should_stop=lambda: True), tmp_path / "a")
+    assert [event["step"] for event in told if event["event"] == "state kept"] == [1]
+
+
+def test_the_state_of_another_training_is_refused(attempts, tmp_path):
+    with pytest.raises(TryAgainError):
+        train(attempts.execution(should_stop=lambda: True), tmp_path / "a")
+    with pytest.raises(BadDataError, match=r"state of another model.* Delete it"):
+        train_toy_proxy(tmp_path / "b", attempts.execution())
+
+
+def test_the_furthest_state_counts_though_a_slower_attempt_is_newer(attempts):
+    """An owner that was only asleep has gone on beyond the one that took over."""
+    first, second = attempts.next(), attempts.next()
+    second.save({}, step=3, layout=Layout())
+    first.save({}, step=6, layout=Layout())
+    assert attempts.next().newest(Layout()).step == 6
+
+
+def test_the_last_step_leaves_no_state_of_its_own(attempts, tmp_path):
+    train(attempts.execution(save_steps=4), tmp_path / "a")
+    assert attempts.states() == ["1/resume/000000004"]
+
+
+def test_a_stop_at_the_last_step_comes_too_late(attempts, tmp_path):
+    train(attempts.execution(should_stop=iter([*[False] * 7, True]).__next__), tmp_path / "a")
+    assert (tmp_path / "a" / "adapter_model.safetensors").is_file()
+
+
 def test_sigterm_keeps_a_state_and_asks_to_try_again(attempts, tmp_path):
     def terminate(done: int, _total: int) -> None:
         if done == 24:
@@ -151,6 +202,8 @@ def test_what_was_written_before_the_state_is_taken_over_and_must_still_be_there
     assert [(file.path, file.location) for file in found.finished] == [
         ("checkpoint-0001/weights", "attempts/1/checkpoint-0001/weights")
     ]
+    attempts.store.put(f"{ADDRESS}/attempts/1/checkpoint-0001/weights", b"weig")
+    assert attempts.next().newest(Layout()) is None
     attempts.store.delete(f"{ADDRESS}/attempts/1/checkpoint-0001/weights")
     assert attempts.next().newest(Layout()) is None
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,6 +108,13 @@ def test_grouped_steps_hold_one_modality_sorted_by_length_and_the_rest_comes_las
     assert {has_image[index] for index in first[16:]} == {True, False}
     for step in [*steps, first[16:]]:
         assert [lengths[index] for index in step] == sorted((lengths[index] for index in step), reverse=True)
+
+
+def test_grouped_steps_of_both_modalities_are_mixed():
+    uids, has_image = [f"{number:032x}" for number in range(64)], [number < 32 for number in range(64)]
+    order = grouped_order(uids, has_image, [1] * 64, seed=0, num_epochs=1, global_batch=4)
+    kinds = [has_image[order[begin]] for begin in range(0, 64, 4)]
+    assert sum(a != b for a, b in itertools.pairwise(kinds)) >= 4  # 8 and 8 steps; sorted there is 1 change
 
 
 def test_grouping_one_modality_is_the_plain_order():

@@ -37,6 +37,14 @@ def test_gradients_that_stay_a_hundred_times_higher_stop_and_a_spike_does_not():
         dogs.check_step(32, 2.0, 101.0)
 
 
+def test_steep_gradients_do_not_become_the_usual_ones():
+    dogs = Watchdogs(1.0)
+    for step, norm in enumerate([*[1.0] * 10, *[1e6] * 9, 1.0, *[1e6] * 9], start=1):
+        dogs.check_step(step, 2.0, norm)
+    with pytest.raises(BadDataError, match=r"step 30.* median 1 before"):
+        dogs.check_step(30, 2.0, 1e6)
+
+
 def test_a_share_of_examples_without_an_answer_is_judged_once_enough_were_seen_and_at_the_end():
     dogs = Watchdogs(0.1)
     few = Seen(num_examples=10, num_unsupervised=2)
@@ -56,6 +64,14 @@ def test_two_slow_windows_in_a_row_are_a_collapse_and_one_is_not():
         dogs.check_rate(10.0 * number + 5, total)  # within a window nothing is judged
     with pytest.raises(TryAgainError, match=r"collapsed: 5 tokens a second for 20 s, usually 100"):
         dogs.check_rate(60.0, 3150)
+
+
+def test_slow_windows_do_not_become_the_usual_ones():
+    dogs = Watchdogs(1.0, min_rate_fraction=0.1, slow_seconds=10.0)
+    for number, total in enumerate([0, 1000, 1090, 2090, 2180]):  # 100, 9, 100, 9 tokens a second
+        dogs.check_rate(10.0 * number, total)
+    with pytest.raises(TryAgainError, match=r"collapsed: 9 tokens a second for 20 s, usually 100"):
+        dogs.check_rate(50.0, 2270)
 
 
 def test_without_a_limit_no_rate_is_too_slow():

@@ -9,7 +9,14 @@ from xmas_job.models.compose import Parts, compose
 
 
 def compose_model(
-    language_model: str, vision_tower: str, directory: Path, projector: Path | None, seed: int
+    language_model: str,
+    vision_tower: str,
+    directory: Path,
+    projector: Path | None,
+    seed: int,
+    *,
+    pads_to_square: bool = False,
 ) -> dict[str, Json]:
     """Write it, and what it is made of. Raises UsageError, BadDataError."""
-    return compose(Parts(language_model, vision_tower, projector), directory, seed=seed)
+    parts = Parts(language_model, vision_tower, projector, pads_to_square=pads_to_square)
+    return compose(parts, directory, seed=seed)

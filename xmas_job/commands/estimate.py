@@ -5,12 +5,7 @@ Owns where the numbers come from. The formulas are in core.cost.
 
 from __future__ import annotations
 
-import json
-import math
-import struct
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from xmas_job.catalog.needs import parse_needs, steps_of
 from xmas_job.config import ProxyConfig, TargetConfig, TrainingConfig
@@ -26,14 +21,11 @@ from xmas_job.core.cost import (
 )
 from xmas_job.environment import Environment
 from xmas_job.fingerprint import Json
+from xmas_job.models.size import read_size
 from xmas_job.pipeline import FULL, Node, split_training_key
 from xmas_job.runner import Runner
 from xmas_job.sections import ExtractConfig
 from xmas_job.stage_io import model_folder
-
-VISION, PROJECTOR = ("vision_tower", "visual", "vision_model", "vision_encoder"), ("projector", "merger", "connector")
-PATCH_SIDE, USUAL_SIDE = 28, 672
-"""Of families whose tokens follow the picture's size: pixels a token, and of a usual picture (576 tokens)."""
 
 
 def estimate(runner: Runner, node: Node, environment: Environment) -> dict[str, Json] | None:
@@ -57,32 +49,6 @@ def estimate(runner: Runner, node: Node, environment: Environment) -> dict[str, 
     load = Load(load.num_images * training.num_epochs, load.num_text_tokens * training.num_epochs)
     memory = _memory(size, training, environment, is_lora=is_target)
     return _shown(training_flops(size, load, is_lora=is_target), environment.gpu, training.hardware.dtype, memory)
-
-
-def read_size(folder: Path) -> ModelSize | None:
-    """From config.json and the headers of the safetensors files; None where there are none."""
-    if not (folder / "config.json").is_file():
-        return None
-    config = json.loads((folder / "config.json").read_bytes())
-    text, counts = config.get("text_config", config), {"vision": 0, "projector": 0, "language": 0}
-    for name, shape in _weights(folder):
-        part = "projector" if any(p in name for p in PROJECTOR) else "vision" if any(v in name for v in VISION) else ""
-        counts[part or "language"] += math.prod(shape)
-    return ModelSize(
-        **counts,
-        width=text.get("hidden_size", 0),
-        num_layers=text.get("num_hidden_layers", 0),
-        vocabulary=text.get("vocab_size", 0),
-        image_tokens=config.get("image_seq_length") or (USUAL_SIDE // PATCH_SIDE) ** 2,
-    )
-
-
-def _weights(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header: dict[str, Any] = json.loads(stream.read(length))
-        yield from ((name, entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def _folder(runner: Runner, source: str) -> Path:

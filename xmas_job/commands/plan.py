@@ -11,6 +11,7 @@ from xmas_job.errors import MissingInputError
 from xmas_job.fingerprint import Json
 from xmas_job.pipeline import Node
 from xmas_job.runner import Runner
+from xmas_job.stages.costs import shown_costs
 from xmas_job.storage.roots import open_store
 
 
@@ -34,14 +35,12 @@ def plan_run(environment: Environment, config: RunConfig) -> dict[str, Json]:
 def _state(runner: Runner, node: Node) -> dict[str, Json]:
     found = runner.find(node.id)
     if found:
-        seconds = found.record.provenance.get("seconds")
-        used = found.record.metrics.get("gpu_hours")
         return {
             "stage": node.id,
             "state": "HIT",
             "artifact": found.address,
-            "seconds_when_built": seconds,
-            "gpu_hours_when_built": used,
+            "seconds_when_built": found.record.provenance.get("seconds"),
+            "cost_when_built": shown_costs(found.record.metrics),
         }
     try:
         address = runner.address(node)

@@ -50,10 +50,10 @@ class ModelSize:
 class Load:
     """What passes through a model, epochs counted."""
 
-    num_images: int
-    num_text_tokens: int
+    num_images: float
+    num_text_tokens: float
 
-    def num_tokens(self, size: ModelSize) -> int:
+    def num_tokens(self, size: ModelSize) -> float:
         """Of text and pictures."""
         return self.num_text_tokens + self.num_images * size.image_tokens
 

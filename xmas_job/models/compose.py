@@ -6,11 +6,14 @@ Owns how the parts are joined. Refuses to own training, and to unpickle: weights
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import new as new_image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -22,6 +25,7 @@ from transformers import (
     AutoTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaImageProcessorPil,
     LlavaProcessor,
 )
 from transformers.utils import logging as transformers_logging
@@ -53,6 +57,10 @@ _FIRST, _SECOND = ("linear_1", "0"), ("linear_2", "2")
 
 
 _CLASS_TOKENS = ("class_embedding", "cls_token")
+_IMAGE_SETTINGS = (
+    *("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor"),
+    *("do_normalize", "image_mean", "image_std", "do_convert_rgb"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,9 @@ class Parts:
     """Safetensors of stage 1; None draws them anew, as the XMAS release starts."""
     feature_layer: int = -2
     """Whose output the projector reads; LLaVA and TinyLLaVA take the last but one."""
+    pads_to_square: bool = False
+    """Whether a picture is padded with its mean colour, as by LLaVA-1.5 (image_aspect_ratio pad), or goes through the
+    tower's own processor, which may cut its ends off, as by TinyLLaVA (square)."""
 
 
 def compose(parts: Parts, directory: Path, *, seed: int = 0) -> dict[str, Json]:
@@ -93,7 +104,7 @@ def compose(parts: Parts, directory: Path, *, seed: int = 0) -> dict[str, Json]:
     config = _config(parts, tokenizer, language, vision, has_class_token=has_class_token)
     model = _joined(config, language, vision, _projector(config, parts.projector, seed))
     processor = LlavaProcessor(
-        image_processor=AutoImageProcessor.from_pretrained(parts.vision_tower, backend="pil"),
+        image_processor=_image_processor(parts, vision),
         tokenizer=tokenizer,
         patch_size=vision.config.patch_size,
         num_additional_image_tokens=int(has_class_token),
@@ -125,17 +136,36 @@ def _write(lvlm: LVLM, directory: Path) -> None:
 
 
 def _loaded(what: str, kind: Any, name: str) -> Any:
+    with _readable(what, name, "Give a transformers folder or a hub id whose weights are safetensors."):
+        part, report = kind.from_pretrained(
+            name, use_safetensors=True, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    # transformers draws such weights at random and warns.
+    odd = [*sorted(report["missing_keys"]), *sorted(key for key, *_ in report["mismatched_keys"])]
+    if odd:
+        raise BadDataError(
+            f"The {what} {name} has no weight {odd[0]} of the shape that its config.json wants.",
+            "Fetch it again, or give one whose weights and configuration belong together.",
+        )
+    return part
+
+
+@contextmanager
+def _readable(what: str, name: str, remedy: str) -> Iterator[None]:
     try:
-        return kind.from_pretrained(name, use_safetensors=True, dtype=torch.float32)
+        yield
+    except SafetensorError as error:
+        raise BadDataError(f"The weights of the {what} {name} cannot be read: {error}.", "Fetch it again.") from error
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{name} is no {what} that can be read: {str(error).strip().splitlines()[0]}",
-            "Give a transformers folder or a hub id whose weights are safetensors.",
-        ) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(f"{name} is no {what} that can be read: {reason}", remedy) from error
 
 
 def _tokenizer(name: str) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    with _readable("tokenizer", name, "Save tokenizer.json and tokenizer_config.json beside the weights."):
+        tokenizer = AutoTokenizer.from_pretrained(name)
     if tokenizer.eos_token is None:
         raise UsageError(f"The tokenizer of {name} has no token that ends a text.", "Take another language model.")
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
@@ -155,6 +185,24 @@ def _vision_tower(name: str) -> Any:
     if kind is None or not hasattr(config, "patch_size"):
         raise UsageError(f"{name} is no vision tower.", "Take CLIP, SigLIP, or another tower of patches.")
     return _loaded("vision tower", kind, name)
+
+
+def _image_processor(parts: Parts, vision: Any) -> Any:
+    with _readable("image processor", parts.vision_tower, "Save preprocessor_config.json beside the tower's weights."):
+        processor = AutoImageProcessor.from_pretrained(parts.vision_tower, backend="pil")
+    if parts.pads_to_square:
+        own = {name: getattr(processor, name, None) for name in _IMAGE_SETTINGS}
+        own = {"do_center_crop": False, **{name: value for name, value in own.items() if value is not None}}
+        processor = LlavaImageProcessorPil(**own, do_pad=True)
+    wanted = vision.config.image_size
+    *_, height, width = processor(new_image("RGB", (wanted, 2 * wanted)), return_tensors="pt")["pixel_values"].shape
+    if (height, width) != (wanted, wanted):
+        raise UsageError(
+            f"The image processor of {parts.vision_tower} makes pictures of {height} x {width}, and the tower takes "
+            f"{wanted} x {wanted}.",
+            "Mend size and crop_size in its preprocessor_config.json.",
+        )
+    return processor
 
 
 def _config(parts: Parts, tokenizer: Any, language: Any, vision: Any, *, has_class_token: bool) -> LlavaConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from xmas_job.errors import UsageError
@@ -27,3 +29,8 @@ def apply_hardware(hardware: Hardware) -> torch.dtype:
 def to_torch_dtype(dtype: Dtype) -> torch.dtype:
     """The torch dtype of that name."""
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+
+
+def device_name(device: Literal["cpu", "cuda"]) -> str:
+    """The GPU's name as its maker gives it, or "cpu"."""
+    return torch.cuda.get_device_name() if device == "cuda" else device

@@ -103,12 +103,16 @@ class Trajectories:
 
 @dataclass(frozen=True)
 class StageFacts:
-    """One stage of the run: reused (`hit`) or computed (`built`), how long that took, and what came out."""
+    """One stage of the run: reused (`hit`) or computed (`built`), how long that took, and what came out.
+
+    `cost` is that of its building, whichever run built it: gpu_hours, pflops, and estimated_ of both.
+    """
 
     stage: str
     status: Literal["hit", "built"]
     seconds: float
     digest: str
+    cost: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

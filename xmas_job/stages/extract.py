@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from xmas_job.catalog.needs import parse_needs, steps_of
+from xmas_job.data.examples import Example
 from xmas_job.data.stored import image_loader, read_partition
 from xmas_job.extraction.layout import absent_path, signal_path
 from xmas_job.extraction.loop import ExtractionSettings, SignalPart, extract_partition
 from xmas_job.extraction.signals import Request
-from xmas_job.models.hardware import apply_hardware
+from xmas_job.fingerprint import Json
+from xmas_job.models.hardware import apply_hardware, device_name
 from xmas_job.sections import ExtractConfig
 from xmas_job.stage_io import Metrics, StageIO
+from xmas_job.stages.costs import extraction_costs
 from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import ABSENT, signal_schema
 from xmas_job.storage.sealed import require_sealed
@@ -33,8 +38,10 @@ def run(section: ExtractConfig, io: StageIO) -> Metrics:
     proxy = io.artifact("proxy")
     there = [int(match[1]) for path in proxy.paths if (match := CHECKPOINT_FOLDER.match(path))]
     steps = {need.signal: steps_of(need.checkpoints, there) for need in parse_needs(section.signals)}
+    folders = {t: _checkpoint(proxy, t) for t in sorted(set().union(*steps.values()))}
+    begin = time.monotonic()
     computed = extract_partition(
-        {t: _checkpoint(proxy, t) for t in sorted(set().union(*steps.values()))},
+        folders,
         examples,
         image_loader(io.store, digests),
         ExtractionSettings(
@@ -49,6 +56,7 @@ def run(section: ExtractConfig, io: StageIO) -> Metrics:
         ),
         io.progress,
     )
+    seconds = time.monotonic() - begin
     for signal, by_checkpoint in computed.parts.items():
         for checkpoint, part in by_checkpoint.items():
             path = signal_path(checkpoint, io.partition, signal)
@@ -61,7 +69,15 @@ def run(section: ExtractConfig, io: StageIO) -> Metrics:
         "num_scored": len(examples) - num_absent,
         "num_absent": num_absent,
         "num_split_batches": computed.num_splits,
+        **_costs(section, folders, examples, seconds),
     }
+
+
+def _costs(
+    section: ExtractConfig, folders: Mapping[int, Path], examples: Sequence[Example], seconds: float
+) -> dict[str, Json]:
+    device, folder = device_name(section.hardware.device), next(iter(folders.values()))
+    return extraction_costs(folder, examples, section.hardware, device, len(folders), seconds)
 
 
 def num_loaders(asked: int | None, device: str) -> int:

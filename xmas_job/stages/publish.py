@@ -24,6 +24,7 @@ from xmas_job.fingerprint import Json, canonical_json, digest_of
 from xmas_job.pipeline import SUBSET
 from xmas_job.runner import Run
 from xmas_job.stage_io import Metrics, StageIO
+from xmas_job.stages.costs import costs_of
 from xmas_job.stages.select import METHOD
 from xmas_job.storage import channels
 from xmas_job.storage.journal import utc_now
@@ -226,6 +227,7 @@ def _provenance(artifact: Artifact, run: Run) -> dict[str, Json]:
         "run": run.run_id,
         "xmas_job": __version__,
         "built": dict(artifact.record.provenance),
+        "cost": dict(costs_of(artifact.store, run)),
         "artifact": artifact.address,
         "config": run.config.model_dump(mode="json"),
         "sources": {name: {"uri": source.uri, "digest": source.digest} for name, source in run.sources.items()},

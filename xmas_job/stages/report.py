@@ -38,10 +38,12 @@ from xmas_job.reports.page import render
 from xmas_job.runner import Run
 from xmas_job.sections import ClusterSection
 from xmas_job.stage_io import Metrics, StageIO
+from xmas_job.stages.costs import shown_costs
 from xmas_job.storage.journal import outcome_key, rerun_command
 from xmas_job.storage.manifest import MANIFEST, Manifest, parse_manifest
-from xmas_job.storage.record import Artifact
+from xmas_job.storage.record import Artifact, read_record
 from xmas_job.storage.schemas import ASSIGNMENTS, POOL, PREDICTIONS, QUARANTINE, RANKING, SCORES
+from xmas_job.storage.store import Store
 from xmas_job.storage.tables import array_of, read_table
 
 NUMBERS = "numbers.json"
@@ -79,11 +81,20 @@ def release(artifact: Artifact, run: Run, _: str) -> None:
     keys = [outcome_key(run.run_id, node) for node in run.nodes if node != node_id("report")]
     outcomes = [json.loads(store.read(key)) for key in keys if store.exists(key)]
     numbers["stages"] = [
-        {name: outcome[name] for name in ("stage", "status", "seconds", "digest")} for outcome in outcomes
+        {**{name: outcome[name] for name in ("stage", "status", "seconds", "digest")}, "cost": _cost(store, outcome)}
+        for outcome in outcomes
     ]
     folder = f"runs/{run.run_id}/report"
     store.put(f"{folder}/report.json", canonical_json(numbers))
     store.put(f"{folder}/index.html", render(numbers).encode())
+
+
+def _cost(store: Store, outcome: dict[str, Any]) -> dict[str, Any]:
+    """What its record says that the stage was estimated to take and took, whichever run built it."""
+    try:
+        return shown_costs(read_record(store, f"{outcome['address']}/record.json").metrics)
+    except FileNotFoundError:
+        return {}  # cleared away since
 
 
 def _relative_performance(evaluation: dict[str, Any]) -> dict[str, float] | None:

@@ -10,7 +10,7 @@ def to_training_settings(training: TrainingConfig, lora: LoraConfig | None) -> T
     """The same values, the hardware's among them."""
     hardware = training.hardware
     return TrainingSettings(
-        **training.model_dump(exclude={"hardware"}),
+        **training.model_dump(exclude={"hardware", "example_weights"}),
         dtype=hardware.dtype,
         device=hardware.device,
         lora=LoraSettings(**lora.model_dump()) if lora else None,

@@ -10,6 +10,7 @@ from xmas_job.data.stored import image_loader, read_examples
 from xmas_job.models.adapter import LVLM
 from xmas_job.models.hardware import apply_hardware
 from xmas_job.stage_io import Metrics, StageIO
+from xmas_job.stages.costs import training_costs
 from xmas_job.stages.settings import to_training_settings
 from xmas_job.storage.schemas import POOL
 from xmas_job.storage.tables import read_table
@@ -42,13 +43,14 @@ def train(section: ProxyConfig, io: StageIO, execution: Execution) -> Metrics:
     examples, digests = read_examples(io.artifacts["ingest"], uids)
     num_seen = len(examples) * section.training.num_epochs
     steps = checkpoint_positions(num_seen, section.num_checkpoints, section.training.global_batch)
-    lvlm = LVLM.load(io.model_folder("model"), device=section.training.hardware.device)
+    folder = io.model_folder("model")
+    lvlm = LVLM.load(folder, device=section.training.hardware.device)
 
     def keep(index: int, _step: int, _examples_seen: int, save: Callable[[Path], None]) -> None:
         with io.output.sealed_folder(f"checkpoint-{index:04d}") as folder:
             save(folder)
 
-    return train_full(
+    metrics = train_full(
         lvlm,
         examples,
         image_loader(io.store, digests),
@@ -58,3 +60,4 @@ def train(section: ProxyConfig, io: StageIO, execution: Execution) -> Metrics:
         on_progress=io.progress,
         execution=execution,
     )
+    return training_costs(folder, examples, section.training, metrics, is_lora=False)

@@ -35,6 +35,8 @@ class ExamplesInOrder(Dataset[Encoded]):
 
     padded_to: int = 1
     """Filled up at the end, with an unlabelled example, to a multiple of what all processes take at once."""
+    weights: Mapping[str, float] | None = None
+    """Of the examples, by uid; None weighs all of them alike."""
 
     def __init__(
         self, lvlm: LVLM, examples: Sequence[Example], order: Sequence[int], load_image: LoadImage, max_length: int
@@ -83,22 +85,28 @@ class Collate:
         lvlm: encodes.
         filler: an example with an image that is added, unlabelled, to every batch without an image. Where processes
             train together, each has to run vision tower and projector at every step: others wait for their weights.
+        weights: of the examples, by uid; None weighs all of them alike.
     """
 
     lvlm: LVLM
     filler: Encoded | None = None
+    weights: Mapping[str, float] | None = None
 
     def __call__(self, encoded: Sequence[Encoded]) -> dict[str, Any]:
         """Keyword arguments with labels; no key-value cache, which training would fill for nothing.
 
-        `num_fillers` () counts rows that are no examples; the loop takes it out.
+        `num_fillers` () counts rows that are no examples, `num_image_tokens` () image tokens; `example_weights` (B,)
+        are there if the examples have any. The loop takes them out.
         """
         rows = list(encoded)
         if self.filler is not None and not any(one.image_inputs for one in rows):
             rows.append(self.filler)
         num_fillers = torch.tensor(sum(one.uid == FILLER for one in rows))
         batch = self.lvlm.collate(rows)
-        return {**batch.model_inputs, "labels": batch.labels, "use_cache": False, "num_fillers": num_fillers}
+        ours = {"num_fillers": num_fillers, "num_image_tokens": batch.image_token_mask.sum()}
+        if self.weights is not None:
+            ours["example_weights"] = torch.tensor([1.0 if r.uid == FILLER else self.weights[r.uid] for r in rows])
+        return {**batch.model_inputs, "labels": batch.labels, "use_cache": False, **ours}
 
 
 def to_filler(encoded: Encoded) -> Encoded:
@@ -112,23 +120,38 @@ def image_filler(lvlm: LVLM) -> Encoded:
     return to_filler(lvlm.encode(example, [new_image("RGB", (FILLER_SIDE, FILLER_SIDE), "grey")]))
 
 
-def answer_loss(outputs: Mapping[str, Tensor], labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
+def answer_loss(
+    outputs: Mapping[str, Tensor], labels: Tensor, num_items_in_batch: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Cross-entropy over the answer tokens of one batch: logits (B, S, vocabulary), labels (B, S).
 
     The sum is divided by the answer tokens of the whole optimizer step, so that gradient accumulation does not weigh
     small batches more. A step without any answer token has loss 0 and gradient 0, not the NaN of a mean over nothing.
+
+    With `weights` (B,) every answer token counts as often as its example weighs, in the sum and in what divides it
+    (`num_answers`): weight 2 is the example twice.
     """
     targets = labels[:, 1:]
     supervised = targets != IGNORED_LABEL
     # Only answer rows are made float32: over a whole sequence of a large vocabulary that copy is gigabytes.
     logits = outputs["logits"][:, :-1][supervised].float()
-    return cross_entropy(logits, targets[supervised], reduction="sum") / num_items_in_batch.clamp(min=1)
+    count = num_items_in_batch.masked_fill(num_items_in_batch == 0, 1)
+    if weights is None:
+        return cross_entropy(logits, targets[supervised], reduction="sum") / count
+    losses = cross_entropy(logits, targets[supervised], reduction="none")
+    return (losses * weights.repeat_interleave(supervised.sum(dim=1))).sum() / count
 
 
-def counts_of(inputs: Mapping[str, Tensor], num_fillers: Tensor) -> Tensor:
-    """Of one batch: examples, tokens, answer tokens, examples without one; shape (4,), on the batch's device."""
+def num_answers(labels: Tensor, weights: Tensor) -> Tensor:
+    """Answer tokens of a batch, each as often as its example weighs: labels (B, S), weights (B,); shape ()."""
+    return ((labels[:, 1:] != IGNORED_LABEL).sum(dim=1) * weights).sum()
+
+
+def counts_of(inputs: Mapping[str, Tensor], num_fillers: Tensor, num_image_tokens: Tensor) -> Tensor:
+    """Of one batch, shape (5,): examples, tokens, image tokens, answer tokens, examples without one; on its device."""
     answers = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum(dim=1)
     num_examples = len(answers) - num_fillers
+    num_unsupervised = (answers == 0).sum() - num_fillers
     return torch.stack(
-        [num_examples, inputs["attention_mask"].sum(), answers.sum(), (answers == 0).sum() - num_fillers]
+        [num_examples, inputs["attention_mask"].sum(), num_image_tokens, answers.sum(), num_unsupervised]
     )

@@ -19,28 +19,24 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from xmas_job.errors import BadDataError, TryAgainError
+from xmas_job.errors import TryAgainError
 from xmas_job.logs import get_logger
 from xmas_job.models.adapter import LVLM
-from xmas_job.models.saving import os_errors
 from xmas_job.training.arguments import check_device, training_arguments
-from xmas_job.training.batches import Collate, ExamplesInOrder, answer_loss, counts_of, image_filler
+from xmas_job.training.batches import Collate, ExamplesInOrder, answer_loss, image_filler
 from xmas_job.training.settings import Execution, TrainingSettings
 from xmas_job.training.speed import Speed
+from xmas_job.training.trainer import LoopTrainer
 from xmas_job.training.watch import Seen, Watchdogs
 
 logger = get_logger(__name__)
 
-PROGRESS, TRAINED = "progress.json", "trained.safetensors"
-"""What this package writes into a state, beside what the Trainer does."""
-
-NO_MATCH = "Image features and image tokens do not match"
-"""What transformers' models raise."""
+PROGRESS = "progress.json"
+"""In a state: what was seen up to there."""
 
 Weights = Callable[[], dict[str, Tensor] | None]
 """All weights, gathered from all processes that hold a part; None if each process has all. All processes call it."""
@@ -90,9 +86,9 @@ class TrainingLoop:
 
         Returns:
             loss_first and loss_last (means over the first and the last tenth of the steps), loss_mean (over the
-            steps), num_steps, num_examples (seen, epochs counted), num_tokens, num_supervised_tokens,
-            num_unsupervised_examples, seconds (of all attempts), examples_per_second, tokens_per_second, mfu and
-            peak_memory_gb (None where unknown).
+            steps), num_steps, num_examples (seen, epochs counted), num_tokens, num_image_tokens, num_supervised_tokens,
+            num_unsupervised_examples, seconds (of all attempts), examples_per_second, tokens_per_second, device,
+            gpu_hours (0 without one), mfu and peak_memory_gb (None where unknown).
 
         Raises:
             BadDataError: no example has an answer token, or a watchdog barked.
@@ -105,7 +101,7 @@ class TrainingLoop:
             self.feed.padded_to = self.settings.per_device_batch * layout.num_processes
         filler = None if layout.is_alone else image_filler(self.lvlm)
         with self._scratch() as scratch:
-            trainer = self._trainer(scratch, Collate(self.lvlm, filler))
+            trainer = self._trainer(scratch, Collate(self.lvlm, filler, self.feed.weights))
             watch = _Watch(self, trainer, on_step, begin)
             trainer.add_callback(watch)
             trainer.keep_state = watch.keep_state
@@ -136,6 +132,7 @@ class TrainingLoop:
             "num_steps": len(progress.losses),
             "num_examples": self.feed.num_examples,
             "num_tokens": progress.counts.num_tokens,
+            "num_image_tokens": progress.counts.num_image_tokens,
             "num_supervised_tokens": progress.counts.num_supervised_tokens,
             "num_unsupervised_examples": progress.counts.num_unsupervised,
             "seconds": progress.seconds,
@@ -144,15 +141,17 @@ class TrainingLoop:
             **speed.overall(progress.counts.num_tokens, progress.seconds),
         }
 
-    def _trainer(self, scratch: str, collate: Collate) -> _Trainer:
+    def _trainer(self, scratch: str, collate: Collate) -> LoopTrainer:
         configuration = self.lvlm.model.config
         own_values = dict(vars(configuration))
-        trainer = _Trainer(
+        trainer: LoopTrainer = LoopTrainer(
             model=self.model,
             args=training_arguments(self.settings, self.execution, scratch),
             train_dataset=self.feed,
             data_collator=collate,
-            compute_loss_func=answer_loss,
+            compute_loss_func=lambda outputs, labels, num_items_in_batch: answer_loss(
+                outputs, labels, num_items_in_batch, trainer.example_weights
+            ),
         )
         trainer.make_optimizer = self.make_optimizer
         trainer.remove_callback(PrinterCallback)  # added whenever disable_tqdm is set
@@ -163,88 +162,6 @@ class TrainingLoop:
         return trainer
 
 
-class _Trainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer with our optimizer, our counts, and states that leave the local disk."""
-
-    make_optimizer: Callable[[], torch.optim.Optimizer]
-    keep_state: Callable[[Path], None]
-    optimizer: Any
-    counts: Tensor | None = None
-    """Counts of this process since they were last taken, (4,) as from `counts_of`."""
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:  # noqa: ARG002
-        optimizer: torch.optim.Optimizer | None = self.optimizer
-        if optimizer is None:
-            self.optimizer = optimizer = self.make_optimizer()
-        return optimizer
-
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
-    ) -> Tensor:
-        counts = counts_of(inputs, inputs.pop("num_fillers"))
-        self.counts = counts if self.counts is None else self.counts + counts
-        try:
-            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        except ValueError as error:
-            if NO_MATCH not in str(error):
-                raise
-            raise BadDataError(
-                f"The processor writes other image tokens than the model has features: {error}",
-                "Mend patch_size, num_additional_image_tokens or image_seq_length of the model's folder.",
-            ) from error
-        return loss
-
-    def take_counts(self) -> Seen:
-        """Counts of all processes since they were last taken. Called by all."""
-        if self.counts is None:
-            self.counts = torch.zeros(4, dtype=torch.long, device=self.args.device)
-        total = self.accelerator.reduce(self.counts, reduction="sum")
-        self.counts = None
-        return Seen(*(int(count) for count in total))
-
-    def agreed(self, *wishes: bool) -> list[bool]:
-        """Whether any process wishes it, for each wish. Called by all."""
-        if self.args.world_size == 1:
-            return list(wishes)
-        total = self.accelerator.reduce(torch.tensor(wishes, dtype=torch.int, device=self.args.device), "sum")
-        return [bool(wish) for wish in total]
-
-    def weights(self) -> dict[str, Tensor] | None:
-        """All weights on the CPU of the first process, where they are spread; called by all."""
-        if not self.is_deepspeed_enabled or self.accelerator.state.deepspeed_plugin.zero_stage < 3:
-            return None
-        gathered: dict[str, Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
-        return gathered if self.args.should_save else {}
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """What is trained, by its names in memory. DeepSpeed saves it itself.
-
-        The Trainer's own way writes the names of the published format, and on loading finds none of them in the model
-        and goes on with fresh weights (transformers 5.23, `strict=False`).
-        """
-        assert output_dir is not None
-        if self.args.should_save and not self.is_deepspeed_enabled:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
-            weights = {name: weight.detach().contiguous() for name, weight in self._trained().items()}
-            save_file(weights, Path(output_dir) / TRAINED)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:  # noqa: ARG002
-        saved, trained = load_file(Path(resume_from_checkpoint) / TRAINED), self._trained()
-        if saved.keys() != trained.keys():
-            raise BadDataError(f"{resume_from_checkpoint} is the state of another model.", "Delete it to start anew.")
-        with torch.no_grad():
-            for name, weight in trained.items():
-                weight.copy_(saved[name])
-
-    def _trained(self) -> dict[str, Tensor]:
-        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with os_errors():
-            super()._save_checkpoint(model, trial)
-        self.keep_state(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
-
-
 class _Watch(TrainerCallback):  # type: ignore[misc]
     """After every optimizer step: watchdogs, `on_step`, events, and whether a state is kept.
 
@@ -252,7 +169,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     was not finite.
     """
 
-    def __init__(self, loop: TrainingLoop, trainer: _Trainer, on_step: OnStep, begin: float) -> None:
+    def __init__(self, loop: TrainingLoop, trainer: LoopTrainer, on_step: OnStep, begin: float) -> None:
         execution, settings = loop.execution, loop.settings
         self.has_stopped = False
         self.dogs = Watchdogs(settings.max_unsupervised_fraction, execution.min_rate_fraction, execution.slow_seconds)
@@ -296,8 +213,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         control.should_save = execution.states is not None and (save or stop) and not is_last
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Once is enough: the Trainer asks again at the end of the epoch."""
-        control.should_save = False
+        """The next one is due `save_seconds` from here."""
         self._last_saved = time.monotonic()
 
     def note(self) -> None:

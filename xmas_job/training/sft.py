@@ -7,7 +7,8 @@ loss (batches), and where checkpoints go (the caller's `on_checkpoint`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xmas_job.data.examples import Example
-from xmas_job.errors import UsageError
+from xmas_job.errors import BadDataError, UsageError
 from xmas_job.models.adapter import LVLM
 from xmas_job.models.saving import os_errors
 from xmas_job.training.batches import ExamplesInOrder, LoadImage
@@ -88,15 +89,20 @@ def train_lora(
     *,
     on_adapter: OnAdapter,
     on_progress: OnProgress,
+    weights: Mapping[str, float] | None = None,
     execution: Execution = ALONE,
 ) -> dict[str, Any]:
     """Train a LoRA adapter on the language model's linear layers and the whole projector.
 
+    `weights`: of the examples' losses, by uid, as in `answer_loss`; None weighs all of them alike.
+
     `on_adapter` is called at the end, by the first process; it saves adapter_model.safetensors and
     adapter_config.json, as peft reads them. The base's weights stay; `lvlm.model` carries the adapter afterwards.
 
-    Returns the metrics of `TrainingLoop.run`; raises as `train_full`.
+    Returns the metrics of `TrainingLoop.run`; raises as `train_full`, and BadDataError for a weight that is not there
+    or not above 0.
     """
+    _require_weights(examples, weights)
     num_seen = settings.num_epochs * len(examples)
     num_steps = optimizer_steps(num_seen, settings.global_batch)
     model = _with_adapter(lvlm, settings)
@@ -106,7 +112,21 @@ def train_lora(
         if step == num_steps:
             _on_first_process(weights, on_adapter, lambda folder, gathered: _save_adapter(model, folder, gathered))
 
-    return _loop(lvlm, model, examples, load_image, settings, execution).run(on_step)
+    loop = _loop(lvlm, model, examples, load_image, settings, execution)
+    loop.feed.weights = weights
+    return loop.run(on_step)
+
+
+def _require_weights(examples: Sequence[Example], weights: Mapping[str, float] | None) -> None:
+    if weights is None:
+        return
+    for example in examples:
+        weight = weights.get(example.uid)
+        if weight is None or not (math.isfinite(weight) and weight > 0):
+            raise BadDataError(
+                f"Example {example.uid} has the weight {weight}.",
+                "Give every example of the subset a finite weight above 0, or set training.example_weights to false.",
+            )
 
 
 def _on_first_process(

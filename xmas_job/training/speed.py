@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import torch
 
-from xmas_job.core.cost import gpu_hours, peak_flops, training_flops_per_token
+from xmas_job.core.cost import peak_flops, training_flops_per_token
 from xmas_job.fingerprint import Json
 from xmas_job.models.adapter import LVLM
+from xmas_job.models.hardware import device_name
 from xmas_job.training.settings import Execution, TrainingSettings
 
 
@@ -18,8 +19,7 @@ class Speed:
 
     def __init__(self, lvlm: LVLM, settings: TrainingSettings, execution: Execution) -> None:
         on_cuda = settings.device == "cuda"
-        self._device = torch.cuda.get_device_name() if on_cuda else "cpu"
-        self._dtype = settings.dtype
+        self._device = device_name(settings.device)
         peak = peak_flops(self._device, settings.dtype)
         self._flops = training_flops_per_token(_num_parameters(lvlm), is_lora=settings.lora is not None)
         self._peak = None if peak is None else peak * execution.layout.num_processes
@@ -32,13 +32,9 @@ class Speed:
         return self._rates(num_tokens - tokens_before, seconds - seconds_before)
 
     def overall(self, num_tokens: int, seconds: float) -> dict[str, Json]:
-        """Of a whole training: its rates, its GPU-hours, and those that its tokens were expected to take."""
-        expected = gpu_hours(self._flops * num_tokens, self._device, self._dtype)
-        return {
-            **self._rates(num_tokens, seconds),
-            "gpu_hours": round(self._num_gpus * seconds / 3600, 4),
-            "expected_gpu_hours": None if expected is None else round(expected, 4),
-        }
+        """Of a whole training: its rates, and what it took of which device."""
+        hours = round(self._num_gpus * seconds / 3600, 4)
+        return {**self._rates(num_tokens, seconds), "device": self._device, "gpu_hours": hours}
 
     def _rates(self, num_tokens: int, seconds: float) -> dict[str, Json]:
         rate = num_tokens / seconds if seconds else 0.0

@@ -27,6 +27,7 @@ class Seen:
 
     num_examples: int = 0
     num_tokens: int = 0
+    num_image_tokens: int = 0
     num_supervised_tokens: int = 0
     num_unsupervised: int = 0
 
