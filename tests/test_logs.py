@@ -45,6 +45,14 @@ def test_event_of_a_library_is_a_line_of_the_same_form() -> None:
     assert (event["event"], event["level"], event["stage"]) == ("lost 3 of them", "warning", "pool")
 
 
+def test_deepspeed_writes_no_lines_of_its_own() -> None:
+    (event,) = events(
+        "configure_logs('json'); import deepspeed.accelerator; deepspeed.accelerator.get_accelerator();"
+        "from deepspeed.utils import logger; logger.warning('of a training')"
+    )
+    assert (event["event"], event["level"]) == ("of a training", "warning")
+
+
 def test_library_chatter_and_our_debug_are_not_shown() -> None:
     assert (
         events(

@@ -12,6 +12,8 @@ from typing import Literal
 import structlog
 
 LogFormat = Literal["auto", "json", "console"]
+ON_CPU = "Setting accelerator to CPU"
+"""What DeepSpeed says in every process that imports it, on a machine that has no GPU by intention."""
 
 
 def configure_logs(log_format: LogFormat = "auto", *, quiet: bool = False) -> None:
@@ -49,6 +51,14 @@ def configure_logs(log_format: LogFormat = "auto", *, quiet: bool = False) -> No
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("xmas_job").setLevel(logging.INFO)
+    logging.getLogger("DeepSpeed").addFilter(_by_our_handler)
+
+
+def _by_our_handler(record: logging.LogRecord) -> bool:
+    """DeepSpeed makes a handler of its own when it is imported, which writes plain lines to stdout."""
+    if ON_CPU not in record.getMessage():
+        logging.getLogger().handle(record)
+    return False
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
