@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,8 +71,8 @@ def test_run_ends_with_the_same_bytes_whatever_happens_to_a_call(trial: Trial, f
     store, reader = trial.new_stores()
     trial.proxy.plan("", -1)
     undisturbed = trial.run(store)
-    num_calls, num_stopped = trial.proxy.num_requests, 0
-    for call in range(num_calls):
+    num_stopped = 0
+    for call in itertools.count():
         store, reader = trial.new_stores()
         trial.proxy.plan(fault, call)
         try:
@@ -80,10 +81,11 @@ def test_run_ends_with_the_same_bytes_whatever_happens_to_a_call(trial: Trial, f
             num_stopped += 1
             check_that_all_is_whole(reader)
             digests = trial.run(store)
-        assert trial.proxy.num_requests > call, "the fault was never met"
         assert digests == undisturbed, call
         check_that_all_is_whole(reader)
-    print(f"{fault}: {num_calls} calls, {num_stopped} runs stopped and were run again")
-    assert num_calls > 30
+        if trial.proxy.num_requests <= call:  # it ended before that call; on a busy machine a retry may add some
+            break
+    print(f"{fault}: {call} calls, {num_stopped} runs stopped and were run again")
+    assert call > 30
     # What a server or a network does in passing costs a retry. A refusal that nothing explains may stop the run.
     assert num_stopped == 0 or fault in {"412", "409"}
