@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from PIL import Image
 
 from tests.extraction.alignment_reference import Reference
-from tests.stages.workbench import Workbench, llava_row, picture, rows_of
-from tests.tiny_models import sharpen, tiny_llava
+from tests.stages.model_world import SHADES, TRAINING, World, extracted
+from tests.stages.workbench import llava_row, rows_of
 from xmas_job.config import (
     EvaluateConfig,
     IngestSection,
@@ -26,86 +23,18 @@ from xmas_job.config import (
     PoolConfig,
     ProxyConfig,
     TargetConfig,
-    TrainingConfig,
 )
 from xmas_job.data.stored import read_examples
 from xmas_job.errors import BadDataError, TryAgainError
 from xmas_job.extraction.layout import absent_path, checkpoints_of, signal_path, signals_of
 from xmas_job.fingerprint import digest_of_folder
 from xmas_job.models.adapter import LVLM
-from xmas_job.sections import AlignmentConfig, ExtractConfig
 from xmas_job.stage_io import Source, StageIO
 from xmas_job.stages import evaluate, extract, ingest, pool, train_proxy, train_target
 from xmas_job.storage.output import Output
 from xmas_job.storage.record import Artifact
 from xmas_job.storage.schemas import SUBSET
 from xmas_job.storage.tables import read_table
-
-SHADES = {f"images/{shade}.png": picture((shade, 0, 255 - shade), (32, 32)) for shade in range(0, 250, 40)}
-ROWS = [
-    *(llava_row(row, path, f"How many {row}?", "red") for row, path in enumerate([*SHADES, *list(SHADES)[:2]])),
-    llava_row("t0", None, "Which?", "red"),
-    llava_row("t1", None, "Which one?", "red"),
-    # The image lies behind the cut at 48 tokens.
-    {
-        **llava_row("late", next(iter(SHADES)), "", "red"),
-        "conversations": [
-            {"from": "human", "value": "no " * 80},
-            {"from": "gpt", "value": "a"},
-            {"from": "human", "value": "<image>"},
-            {"from": "gpt", "value": "red"},
-        ],
-    },
-]
-TRAINING = TrainingConfig(
-    learning_rate=1e-2, global_batch=5, per_device_batch=5, max_length=48, max_unsupervised_fraction=1.0
-)
-EXTRACT = ExtractConfig(
-    signals=("alignment",), alignment=AlignmentConfig(top_k=3), partition_size=5, token_budget=100, max_length=48
-)
-
-
-@dataclass
-class World:
-    bench: Workbench
-    ingested: Artifact
-    pool: Artifact
-    model: Source
-
-    def load_image(self, uri: str) -> Image.Image:
-        return Image.open(io.BytesIO(self.bench.store.read(uri))).convert("RGB")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Twelve landed examples: seven images, two of them twice, two text-only, one too long; and a tiny model."""
-    folder = tmp_path_factory.mktemp("world")
-    bench = Workbench(folder)
-    landing = bench.land("pets@v1", {"data.json": ROWS}, SHADES)
-    ingested = bench.run(ingest.run, IngestSection(image_root=landing.uri), key="pets@v1", landing=landing)
-    pooled = bench.run(pool.run, PoolConfig(), ingest=ingested)
-    model = tiny_llava()
-    sharpen(model.model)
-    model.save(folder / "model")
-    return World(bench, ingested, pooled, Source(str(folder / "model"), digest_of_folder(folder / "model")))
-
-
-@pytest.fixture(scope="module")
-def proxy(world: World) -> Artifact:
-    section = ProxyConfig(model="m", num_checkpoints=2, training=TRAINING)
-    return world.bench.run(train_proxy.run, section, pool=world.pool, ingest=world.ingested, model=world.model)
-
-
-def extracted(world: World, proxy: Artifact, partition: int, **changes: Any) -> Artifact:
-    section = EXTRACT.model_copy(update=changes)
-    return world.bench.run(extract.run, section, partition=partition, ingest=world.ingested, proxy=proxy)
-
-
-@pytest.fixture(scope="module")
-def parts(world: World, proxy: Artifact) -> list[Artifact]:
-    """Partitions of five, five and two examples; the last one has no image."""
-    return [extracted(world, proxy, partition) for partition in range(3)]
-
 
 # --- train_proxy ---------------------------------------------------------------------------------------------------
 
@@ -143,50 +72,6 @@ def test_proxy_sees_the_pool_only(world: World) -> None:
     assert made.record.metrics["num_examples"] == 10  # five, twice
     positions = json.loads(made.read("positions.json"))
     assert [(position["global_step"], position["fraction"]) for position in positions] == [(0, 0.0), (2, 1.0)]
-
-
-def sizes_of(world: World) -> tuple[int, int, int]:
-    """Weights of language, vision and projector, counted in the loaded model."""
-    named = LVLM.load(Path(world.model.uri)).model.named_parameters()
-    found = {"language_model": 0, "vision_tower": 0, "multi_modal_projector": 0}
-    for name, weight in named:
-        part = next((part for part in found if part in name), "language_model")  # its head lies beside it
-        found[part] += weight.numel()
-    language, vision, projector = found.values()
-    return language, vision, projector
-
-
-def test_proxy_record_has_what_it_was_estimated_to_take_and_took(world: World, proxy: Artifact) -> None:
-    language, vision, projector = sizes_of(world)
-    examples, _ = read_examples([world.ingested])
-    # Estimated: 10 pictures of 16 tokens; words: nine times "How many n? red", "Which? red", "Which one? red",
-    # and 80 times "no", "a" and "red".
-    num_words = 9 * 4 + 2 + 3 + 82
-    num_image_tokens = 10 * 16
-    per_image_token = 6 * projector + 2 * vision
-    estimated = 6 * language * (num_words * 4 / 3 + num_image_tokens) + per_image_token * num_image_tokens
-    metrics = proxy.record.metrics
-    assert metrics["estimated_pflops"] == pytest.approx(estimated / 1e15)
-    # Used: the image of the long example is cut off.
-    lvlm = LVLM.load(Path(world.model.uri))
-    encoded = [
-        lvlm.encode(example, [world.load_image(uri) for uri in example.image_uris], max_length=48)
-        for example in examples
-    ]
-    num_tokens = sum(len(one.input_ids) for one in encoded)
-    assert (metrics["num_tokens"], metrics["num_image_tokens"]) == (num_tokens, 9 * 16)
-    assert metrics["pflops"] == pytest.approx((6 * language * num_tokens + per_image_token * 9 * 16) / 1e15)
-    assert (metrics["device"], metrics["gpu_hours"], metrics["estimated_gpu_hours"]) == ("cpu", 0.0, None)
-
-
-def test_extraction_estimates_of_partitions_add_up(world: World, parts: list[Artifact]) -> None:
-    language, vision, projector = sizes_of(world)
-    num_tokens, num_image_tokens = (9 * 4 + 2 + 3 + 82) * 4 / 3 + 10 * 16, 10 * 16
-    expected = 2 * (2 * language * num_tokens + 2 * projector * num_image_tokens) + 2 * vision * num_image_tokens
-    found = [part.record.metrics["estimated_pflops"] for part in parts]
-    assert sum(float(str(one)) for one in found) == pytest.approx(expected / 1e15)
-    assert [part.record.metrics["gpu_hours"] for part in parts] == [0.0] * 3
-    assert all("estimated_gpu_hours" not in part.record.metrics for part in parts)  # nobody knows a CPU's peak
 
 
 # --- extract -------------------------------------------------------------------------------------------------------

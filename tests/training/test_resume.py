@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from structlog.testing import capture_logs
 
 from tests.tiny_models import tiny_llava
@@ -26,14 +24,6 @@ from xmas_job.training.settings import Execution, LoraSettings
 from xmas_job.training.sft import train_lora
 
 ADDRESS = "artifacts/train_target/00"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Attempts:
